@@ -1,0 +1,369 @@
+//! Every key of the config file, with its default. The shipped `config/plugsocket.toml` says the same; a test compares them.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Name of the application in every queue key; `[A-Za-z0-9_-]{1,64}`.
+    pub app: String,
+    /// `redis://…`, or `memory` for `plugsocket dev`.
+    pub queue: String,
+    /// Where plugins are dropped; relative to the config file's folder.
+    pub plugins_dir: PathBuf,
+    /// Where staged copies and other state are kept; relative to the config file's folder.
+    pub state_dir: PathBuf,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,plugsocket::server=debug`.
+    pub log_level: String,
+    /// The server.
+    pub server: ServerSettings,
+    /// The worker.
+    pub worker: WorkerSettings,
+    /// The ops listener.
+    pub ops: OpsSettings,
+    /// The queue's own limits and times.
+    pub queue_options: QueueSettings,
+    /// Limits for clients.
+    pub limits: Limits,
+    /// The PHP package's lists.
+    pub php: PhpSettings,
+    /// Action name → plugin.
+    pub actions: BTreeMap<String, ActionSettings>,
+    /// The host's settings for each plugin, by name.
+    pub plugins: BTreeMap<String, PluginSettings>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            app: "plugsocket".to_owned(),
+            queue: "redis://127.0.0.1:6379".to_owned(),
+            plugins_dir: "../plugins".into(),
+            state_dir: "../var".into(),
+            log_level: "info".to_owned(),
+            server: ServerSettings::default(),
+            worker: WorkerSettings::default(),
+            ops: OpsSettings::default(),
+            queue_options: QueueSettings::default(),
+            limits: Limits::default(),
+            php: PhpSettings::default(),
+            actions: BTreeMap::new(),
+            plugins: BTreeMap::new(),
+        }
+    }
+}
+
+/// When `connect` is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectOn {
+    /// At the client's `register` frame.
+    Register,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerSettings {
+    /// Address for clients.
+    pub listen: SocketAddr,
+    /// Plugin whose handler decides who may connect.
+    pub handler: Option<String>,
+    /// When `connect` is called.
+    pub connect_on: ConnectOn,
+    /// How often the handler's `on_loop` runs.
+    #[serde(with = "humantime_serde")]
+    pub loop_interval: Duration,
+    /// How long SIGTERM waits for sessions and their `disconnect` calls before cutting them.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+    /// Longest time a handler call may take.
+    #[serde(with = "humantime_serde")]
+    pub handler_timeout: Duration,
+    /// Most handler calls (registrations, fallback messages, disconnects) running at once.
+    pub handler_calls_max: usize,
+    /// Most fallback messages waiting per connection.
+    pub fallback_waiting_max: usize,
+    /// Attempts of a fallback message or `disconnect`.
+    pub handler_attempts: u32,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
+            handler: None,
+            connect_on: ConnectOn::Register,
+            loop_interval: Duration::from_millis(100),
+            drain_timeout: Duration::from_secs(8),
+            handler_timeout: Duration::from_secs(10),
+            handler_calls_max: 64,
+            fallback_waiting_max: 128,
+            handler_attempts: 3,
+        }
+    }
+}
+
+/// `[worker]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerSettings {
+    /// Messages handled at once.
+    pub slots: usize,
+    /// Messages taken ahead of the slots.
+    pub prefetch: usize,
+    /// Default time limit of one call.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Default attempts of one message.
+    pub attempts: u32,
+    /// Pause before the second attempt; doubled for each further one.
+    #[serde(with = "humantime_serde")]
+    pub retry_backoff: Duration,
+    /// How long a message waits for a worker that serves its action.
+    #[serde(with = "humantime_serde")]
+    pub unserved_timeout: Duration,
+    /// How long SIGTERM waits for running calls.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self {
+            slots: 64,
+            prefetch: 256,
+            timeout: Duration::from_secs(30),
+            attempts: 3,
+            retry_backoff: Duration::from_millis(100),
+            unserved_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// `[ops]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OpsSettings {
+    /// Address of health, metrics and HTTP API; empty = none.
+    pub listen: Option<SocketAddr>,
+    /// Bearer token; required when `listen` is not a loopback address.
+    pub token: Option<String>,
+    /// Largest request body.
+    pub body_max: ByteSize,
+}
+
+impl Default for OpsSettings {
+    fn default() -> Self {
+        Self { listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8001))), token: None, body_max: ByteSize::mib(1) }
+    }
+}
+
+/// `[queue_options]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueSettings {
+    /// Partitions of the incoming queue; fixed when the app first starts on a Redis.
+    pub partitions: u32,
+    /// Most jobs queued in the app.
+    pub jobs_max: usize,
+    /// Most jobs and deliveries waiting for the next write.
+    pub batcher_items_max: usize,
+    /// How long an unconfirmed write is tried again.
+    #[serde(with = "humantime_serde")]
+    pub confirm_timeout: Duration,
+    /// After this long without renewal a worker's partitions pass to others.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+    /// Dead letters kept per partition.
+    pub dead_max: usize,
+    /// Default time to live of the plugins' stored values; "0s" = for ever.
+    #[serde(with = "humantime_serde")]
+    pub store_ttl: Duration,
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self {
+            partitions: 64,
+            jobs_max: 1_000_000,
+            batcher_items_max: 16_384,
+            confirm_timeout: Duration::from_secs(10),
+            lease: Duration::from_secs(5),
+            dead_max: 10_000,
+            store_ttl: Duration::from_secs(30 * 24 * 3600),
+        }
+    }
+}
+
+/// What happens to a client that does not read fast enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlowConsumer {
+    /// Close with 4103.
+    Close,
+    /// Drop the oldest waiting frames.
+    DropOldest,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Connections at once from one address.
+    pub connections_per_ip_max: usize,
+    /// Longest message from a client.
+    pub frame_in_max: ByteSize,
+    /// Longest message to a client.
+    pub frame_out_max: ByteSize,
+    /// Messages per second and connection; 0 = no limit.
+    pub messages_per_second: u32,
+    /// How many messages may come at once before the rate holds.
+    pub messages_burst: u32,
+    /// Requests with an `id` that wait for their answer, per connection.
+    pub unanswered_max: usize,
+    /// Time to send `register`.
+    #[serde(with = "humantime_serde")]
+    pub registration_timeout: Duration,
+    /// Pings to the client.
+    #[serde(with = "humantime_serde")]
+    pub ping_interval: Duration,
+    /// Silence after which a connection is closed.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// Waiting frames per connection.
+    pub outgoing_max: ByteSize,
+    /// What happens when that is full.
+    pub slow_consumer: SlowConsumer,
+    /// Time for the HTTP upgrade request.
+    #[serde(with = "humantime_serde")]
+    pub handshake_timeout: Duration,
+    /// Longest HTTP upgrade request.
+    pub headers_max: ByteSize,
+    /// Deepest nesting of arrays and objects in a frame.
+    pub json_depth_max: usize,
+    /// Longest action name, in bytes.
+    pub action_bytes_max: usize,
+    /// Longest group name, in bytes.
+    pub group_bytes_max: usize,
+    /// Longest user or connection id, in bytes.
+    pub user_bytes_max: usize,
+    /// How long a full queue makes a socket wait before its client gets `busy`.
+    #[serde(with = "humantime_serde")]
+    pub queue_wait: Duration,
+    /// Origins that may connect, as `https://example.org`; empty = the Origin's host must be the Host; `["*"]` = all.
+    pub origins: Vec<String>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 100_000,
+            connections_per_ip_max: 1_000,
+            frame_in_max: ByteSize::kib(64),
+            frame_out_max: ByteSize::mib(1),
+            messages_per_second: 100,
+            messages_burst: 200,
+            unanswered_max: 64,
+            registration_timeout: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(25),
+            idle_timeout: Duration::from_secs(60),
+            outgoing_max: ByteSize::kib(256),
+            slow_consumer: SlowConsumer::Close,
+            handshake_timeout: Duration::from_secs(5),
+            headers_max: ByteSize::kib(8),
+            json_depth_max: 64,
+            action_bytes_max: 128,
+            group_bytes_max: 200,
+            user_bytes_max: 200,
+            queue_wait: Duration::from_secs(2),
+            origins: Vec::new(),
+        }
+    }
+}
+
+/// `[php]`
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PhpSettings {
+    /// Lists that PHP pushes to; empty = `queues:<app>_out` and `queues:{<app>_out}`.
+    pub lists: Vec<String>,
+    /// Longest list item; 0 = 1 MiB.
+    pub item_max: ByteSize,
+}
+
+/// One entry of `[actions]`: a plugin's name, or a table.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(from = "ActionEntry")]
+pub struct ActionSettings {
+    /// The plugin that serves it.
+    pub plugin: String,
+    /// Time limit of one call; `[worker] timeout` when absent.
+    pub timeout: Option<Duration>,
+    /// Attempts of one message; `[worker] attempts` when absent.
+    pub attempts: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a plugin's name, or a table with `plugin` and optionally `timeout` and `attempts`")]
+enum ActionEntry {
+    Name(String),
+    Table(ActionTable),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ActionTable {
+    plugin: String,
+    #[serde(default, with = "humantime_serde")]
+    timeout: Option<Duration>,
+    #[serde(default)]
+    attempts: Option<u32>,
+}
+
+impl From<ActionEntry> for ActionSettings {
+    fn from(entry: ActionEntry) -> Self {
+        match entry {
+            ActionEntry::Name(plugin) => Self { plugin, timeout: None, attempts: None },
+            ActionEntry::Table(table) => Self { plugin: table.plugin, timeout: table.timeout, attempts: table.attempts },
+        }
+    }
+}
+
+/// Where a plugin's code runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// In the host's own process: panics are contained, crashes are not.
+    InProcess,
+}
+
+/// One table of `[plugins]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PluginSettings {
+    /// Where its code runs.
+    pub isolation: Isolation,
+    /// Calls it runs at once.
+    pub threads: usize,
+    /// Calls that may wait for its threads.
+    pub waiting_max: usize,
+    /// Handed to its constructor.
+    pub config: toml::Table,
+}
+
+impl Default for PluginSettings {
+    fn default() -> Self {
+        Self { isolation: Isolation::InProcess, threads: 8, waiting_max: 1024, config: toml::Table::new() }
+    }
+}

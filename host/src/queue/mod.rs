@@ -1,0 +1,286 @@
+//! The queue's contract, and its promise: incoming at least once and in order per session; outgoing in order per producer and node.
+//!
+//! Two implementations pass one conformance suite: [`memory`] inside one process, and [`redis`].
+
+pub mod memory;
+pub mod redis;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use plugsocket_plugin::call::{ConnectionInfo, StoreAnswer, StoreRequest};
+use tokio::sync::watch;
+
+use crate::wire::delivery::Delivery;
+use crate::wire::ids::{NodeId, SessionId};
+use crate::wire::job::Job;
+
+/// The halves of one queue; cheap to clone, all on the same connections.
+#[derive(Clone)]
+pub struct Queue {
+    /// Client messages, from servers to workers.
+    pub inbox: Arc<dyn Inbox>,
+    /// Messages for clients, to the nodes that hold them.
+    pub outbox: Arc<dyn Outbox>,
+    /// Who is connected where.
+    pub presence: Arc<dyn Presence>,
+    /// The plugins' shared state.
+    pub store: Arc<dyn Store>,
+    /// Whether the queue can be reached at present.
+    pub health: watch::Receiver<Health>,
+}
+
+/// Whether the queue can be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// It answers.
+    Up,
+    /// It does not, with the reason; being tried again with backoff.
+    Down(String),
+}
+
+/// Why the queue could not do something.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueueError {
+    /// Not reachable, or no answer in time. Worth trying again.
+    #[error("queue is unreachable: {0}")]
+    Unreachable(String),
+    /// It answered with a refusal.
+    #[error("queue refused: {0}")]
+    Refused(String),
+    /// The request is over a limit or malformed; trying again will not help.
+    #[error("{0}")]
+    Invalid(String),
+    /// It is shutting down.
+    #[error("queue is closed")]
+    Closed,
+}
+
+/// How storing a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// It is in the queue and will run.
+    Yes,
+    /// Known not to be stored (full, or refused); it will not run.
+    No(String),
+    /// The outcome is unknown after the time allowed; it may run.
+    Unknown,
+}
+
+/// Told once how storing a job ended. Called from the queue's own task: must not block.
+pub type OnStored = Box<dyn FnOnce(Stored) + Send>;
+
+/// The batcher has no room; the job comes back.
+pub struct Full {
+    /// The job that was offered.
+    pub job: Job,
+    /// Its callback, not called.
+    pub on_stored: OnStored,
+}
+
+/// The incoming queue.
+#[async_trait]
+pub trait Inbox: Send + Sync {
+    /// Hands a job to the batcher without waiting. Jobs of one session keep the order they are offered in.
+    ///
+    /// # Errors
+    /// [`Full`] gives the job back when the batcher has no room, which includes "unreachable for a while".
+    fn offer(&self, job: Job, on_stored: OnStored) -> Result<(), Full>;
+
+    /// Resolves when [`Self::offer`] has a chance again. Cancel-safe.
+    async fn room(&self);
+
+    /// Joins the workers and begins to take. Waits, with backoff, until the queue is reachable.
+    ///
+    /// # Errors
+    /// [`QueueError::Refused`] when the queue can't serve workers for a reason that waiting does not mend.
+    async fn consume(&self, worker: &NodeId) -> Result<Arc<dyn Consumer>, QueueError>;
+
+    /// Schedules a job that a plugin asked for.
+    ///
+    /// # Errors
+    /// [`QueueError`] when it is not stored.
+    async fn schedule(&self, job: Job, delay: Duration) -> Result<(), QueueError>;
+}
+
+/// A job with what is needed to settle it.
+#[derive(Debug)]
+pub struct Taken {
+    /// The job.
+    pub job: Job,
+    /// Names this delivery of it.
+    pub receipt: Receipt,
+    /// It was in flight at somebody's crash.
+    pub suspect: bool,
+}
+
+/// Names one delivery of a job; made and read by the queue only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The partition it came from.
+    pub partition: u32,
+    /// The entry in it.
+    pub entry: String,
+}
+
+/// What becomes of a job that was taken.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Completed, or answered with an error: gone for good.
+    Done,
+    /// Put back for later, `attempts` in the job counted up by the caller.
+    Later {
+        /// The job as it shall come back.
+        job: Box<Job>,
+        /// How long from now.
+        delay: Duration,
+    },
+    /// Set aside.
+    Dead {
+        /// The job.
+        job: Box<Job>,
+        /// Why.
+        reason: String,
+        /// The plugin version (sha256) that gave up on it; empty when none ran.
+        version: String,
+    },
+}
+
+/// One worker's end of the incoming queue.
+#[async_trait]
+pub trait Consumer: Send + Sync {
+    /// Waits for jobs, at most about a second, and takes at most `max`. Jobs of one session come in order, and never to two workers at once.
+    /// Not cancel-safe: call it from one task and let it finish.
+    ///
+    /// # Errors
+    /// [`QueueError`]; the caller pauses and goes on.
+    async fn take(&self, max: usize) -> Result<Vec<Taken>, QueueError>;
+
+    /// Whether this worker still may start the job: false once its lease on the partition may have passed to another.
+    fn may_start(&self, receipt: &Receipt) -> bool;
+
+    /// Settles a job, after everything sent through the same queue's outbox before this call. Waits only for room in the batcher.
+    ///
+    /// # Errors
+    /// [`QueueError::Closed`]
+    async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError>;
+
+    /// Stops taking, waits for settlements on their way, gives the partitions free. Call after the last job has been settled.
+    async fn leave(&self);
+}
+
+/// The outgoing queue.
+#[async_trait]
+pub trait Outbox: Send + Sync {
+    /// Hands a delivery to the batcher, waiting while that is full. Deliveries of one caller keep their order.
+    ///
+    /// # Errors
+    /// [`QueueError::Closed`], [`QueueError::Invalid`]; with [`QueueError::Unreachable`] after the time allowed it may still arrive.
+    async fn send(&self, delivery: Delivery) -> Result<(), QueueError>;
+
+    /// Resolves when everything sent by this caller before is stored.
+    ///
+    /// # Errors
+    /// [`QueueError`] when that can't be said within the time allowed.
+    async fn flush(&self) -> Result<(), QueueError>;
+}
+
+/// One registered connection, as its server tells the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The session.
+    pub session: SessionId,
+    /// Its public id: the session id, or one the handler chose.
+    pub connection_id: String,
+    /// Its user.
+    pub user_id: Option<String>,
+    /// Its groups.
+    pub groups: Vec<String>,
+}
+
+/// Who is connected where.
+#[async_trait]
+pub trait Presence: Send + Sync {
+    /// Announces a node and opens its stream of deliveries. Waits, with backoff, until the queue is reachable.
+    ///
+    /// # Errors
+    /// [`QueueError::Refused`] when waiting does not mend it.
+    async fn open(&self, node: &NodeId) -> Result<Box<dyn NodeFeed>, QueueError>;
+
+    /// Adds or replaces a connection; when this resolves, deliveries to its ids reach the node. `previous` is what it replaces on this session.
+    ///
+    /// # Errors
+    /// [`QueueError`]: the connection is not announced.
+    async fn enter(&self, entry: &Entry, previous: Option<&Entry>) -> Result<(), QueueError>;
+
+    /// Removes a connection; routes that no connection of the node needs any more follow (`last_of_user`, `last_of_groups`).
+    ///
+    /// # Errors
+    /// [`QueueError`]: what is left is cleaned when the node goes.
+    async fn leave(&self, entry: &Entry, last_of_user: bool, last_of_groups: &[String]) -> Result<(), QueueError>;
+
+    /// The connection with this public id, or session id.
+    ///
+    /// # Errors
+    /// [`QueueError`]
+    async fn connection(&self, id: &str) -> Result<Option<ConnectionInfo>, QueueError>;
+
+    /// The connections of a user, at most 1 000.
+    ///
+    /// # Errors
+    /// [`QueueError`]
+    async fn user_connections(&self, user: &str) -> Result<Vec<ConnectionInfo>, QueueError>;
+
+    /// The connections in a group, at most 1 000.
+    ///
+    /// # Errors
+    /// [`QueueError`]
+    async fn members(&self, group: &str) -> Result<Vec<ConnectionInfo>, QueueError>;
+}
+
+/// A node's stream of deliveries.
+#[async_trait]
+pub trait NodeFeed: Send {
+    /// Waits for deliveries, in order. What can't be read is counted, logged and left out. Reconnects by itself; `None` once closed.
+    async fn receive(&mut self) -> Option<Vec<Delivery>>;
+
+    /// Withdraws the node and its routes.
+    async fn close(self: Box<Self>);
+}
+
+/// The plugins' shared state.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Runs one operation in the namespace of `plugin`. Values are limited to 64 KiB, keys to 512 bytes.
+    ///
+    /// # Errors
+    /// [`QueueError::Invalid`] over a limit or for a value of another kind; [`QueueError::Unreachable`] is worth another attempt.
+    async fn run(&self, plugin: &str, request: StoreRequest) -> Result<StoreAnswer, QueueError>;
+}
+
+/// Settings both implementations share.
+#[derive(Debug, Clone)]
+pub struct QueueOptions {
+    /// The app's name in every key.
+    pub app: String,
+    /// Partitions of the incoming queue when it is first made.
+    pub partitions: u32,
+    /// Most jobs waiting in one partition before clients are told `busy`.
+    pub partition_jobs_max: usize,
+    /// Most jobs and deliveries waiting in a batcher.
+    pub batcher_items_max: usize,
+    /// How long an unconfirmed write is tried again before it counts as unknown.
+    pub confirm_timeout: Duration,
+    /// A worker's or node's lease.
+    pub lease: Duration,
+    /// Dead letters kept per partition.
+    pub dead_max: usize,
+    /// Default time to live of the plugins' stored values; zero = none.
+    pub store_ttl: Duration,
+    /// The PHP package's outgoing lists that are served.
+    pub php_lists: Vec<String>,
+    /// Longest list item, in bytes.
+    pub php_item_bytes_max: usize,
+}

@@ -1,0 +1,128 @@
+//! Identifiers: nodes, sessions, the partition a session hashes to, and the public ids a handler may not choose.
+
+use std::fmt;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Base32 without the letters that are misread.
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+const NODE_CHARS: usize = 12;
+const SESSION_CHARS: usize = 24;
+
+/// A running server or worker, named at random (60 bits) at its start.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(Arc<str>);
+
+impl NodeId {
+    /// A fresh id.
+    ///
+    /// # Errors
+    /// When the system's random source fails.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        Ok(Self(random_text(NODE_CHARS)?.into()))
+    }
+
+    /// The id as it stands in keys.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Takes an id back from a key or a field.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// The server's side of one socket: `<node>.<120 random bits>`, never reused.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(Arc<str>);
+
+impl SessionId {
+    /// A fresh id on `node`.
+    ///
+    /// # Errors
+    /// When the system's random source fails.
+    pub fn random(node: &NodeId) -> Result<Self, getrandom::Error> {
+        Ok(Self(format!("{node}.{}", random_text(SESSION_CHARS)?).into()))
+    }
+
+    /// Reads a session id; `None` when `text` does not have the form of one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        is_session_form(text).then(|| Self(text.into()))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The node that holds the session.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        NodeId::from_text(self.0.split('.').next().unwrap_or_default())
+    }
+
+    /// The partition of the incoming queue this session's jobs go to; part of the queue's contract.
+    #[must_use]
+    pub fn partition(&self, partitions: u32) -> u32 {
+        let partition = xxh3_64(self.0.as_bytes()) % u64::from(partitions.max(1));
+        u32::try_from(partition).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// Whether a handler may not choose this connection id: it has the form of a session id, or starts like a resumable one.
+#[must_use]
+pub fn is_reserved_connection_id(id: &str) -> bool {
+    id.starts_with('~') || is_session_form(id)
+}
+
+fn is_session_form(text: &str) -> bool {
+    let is_random = |part: &str, chars: usize| part.len() == chars && part.bytes().all(|byte| ALPHABET.contains(&byte));
+    text.split_once('.').is_some_and(|(node, random)| is_random(node, NODE_CHARS) && is_random(random, SESSION_CHARS))
+}
+
+fn random_text(chars: usize) -> Result<String, getrandom::Error> {
+    let mut bytes = [0_u8; SESSION_CHARS];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes.iter().take(chars).map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_id_names_its_node_and_is_reserved() {
+        let node = NodeId::random().unwrap();
+        let session = SessionId::random(&node).unwrap();
+        assert_eq!(session.node(), node);
+        assert_eq!(SessionId::parse(session.as_str()), Some(session.clone()));
+        assert!(is_reserved_connection_id(session.as_str()));
+        assert!(is_reserved_connection_id("~abc"));
+        assert!(!is_reserved_connection_id("alice.smith"));
+    }
+
+    #[test]
+    fn the_partition_is_part_of_the_contract() {
+        let session = SessionId::parse("0123456789ab.0123456789abcdefghjkmnpq").unwrap();
+        assert_eq!(session.partition(64), 40, "changing the hash strands the jobs that are queued");
+        assert_eq!(session.partition(1), 0);
+    }
+}

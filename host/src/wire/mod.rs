@@ -1,0 +1,9 @@
+//! Pure bytes, no I/O: what stands in frames, in the queue, and the ids and codes in them.
+
+pub mod codes;
+pub mod delivery;
+pub mod envelope;
+pub mod frame;
+pub mod ids;
+pub mod job;
+pub mod json;
