@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use plugsocket_plugin::call::ConnectionInfo;
+
 use crate::queue::Queue;
 use crate::wire::ids::SessionId;
 
@@ -15,4 +17,14 @@ pub struct ContextOptions {
     pub message_id: String,
     /// The session the call is for: where `later` schedules. `None` for `on_loop`.
     pub session: Option<SessionId>,
+    /// Connections of this node; handlers only.
+    pub local: Option<Arc<dyn LocalConnections>>,
+    /// Longest frame to a client, in bytes.
+    pub frame_bytes_max: usize,
+}
+
+/// The registered connections of this node.
+pub trait LocalConnections: Send + Sync {
+    /// All of them.
+    fn list(&self) -> Vec<ConnectionInfo>;
 }

@@ -48,3 +48,22 @@ pub trait HostSink: Send + Sync {
     /// Answers one request. Requests of one call come one after another, or from threads the plugin started, all during the call.
     async fn request(&self, operation: HostOperation, input: Bytes) -> Answer;
 }
+
+/// One version that takes calls now.
+pub struct LiveVersion {
+    /// The plugin's name: file name without `lib` and ending; namespace of its store.
+    pub plugin: Arc<str>,
+    /// sha256 of its file and config table, in hex.
+    pub version: Arc<str>,
+    /// The instance.
+    pub callee: Arc<dyn Callee>,
+}
+
+/// Who serves what at this moment. Hold a version only for one call: the next call asks again, and that is how a reload takes effect.
+pub trait Plugins: Send + Sync {
+    /// The live version that serves an action; `None` when no plugin does at present.
+    fn action(&self, action: &str) -> Option<Arc<LiveVersion>>;
+
+    /// The live version of the server's handler.
+    fn handler(&self) -> Option<Arc<LiveVersion>>;
+}

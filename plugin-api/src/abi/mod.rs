@@ -2,6 +2,7 @@
 //!
 //! `abi_stable` refuses a library whose root module has fewer fields than the host expects, so a module that grows would turn away
 //! every plugin that is already compiled. What evolves, evolves inside the bytes ([`crate::call`]) and in the manifest's features.
+#![allow(non_camel_case_types)] // abi_stable names the reference type by its own pattern.
 #![allow(unsafe_code)] // Raw instance pointers and sink targets cross the border; each use states its reason.
 
 use std::ffi::c_void;
