@@ -1,8 +1,10 @@
 //! The config file: its keys, its errors, and what of it applies live.
 
+mod check;
+mod live;
+mod load;
 mod settings;
 
+pub use live::{LiveSettings, Source};
+pub use load::{ConfigError, Override, environment, load};
 pub use settings::*;
-
-/// The settings in force; `load` them anew for every use, so that live edits take effect.
-pub type LiveSettings = std::sync::Arc<arc_swap::ArcSwap<Settings>>;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -153,8 +153,12 @@ impl Default for WorkerSettings {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OpsSettings {
-    /// Address of health, metrics and HTTP API; empty = none.
+    /// Address of the server's health, metrics and HTTP API; empty = none.
+    #[serde(deserialize_with = "optional_address")]
     pub listen: Option<SocketAddr>,
+    /// The same for a worker; empty = none.
+    #[serde(deserialize_with = "optional_address")]
+    pub worker_listen: Option<SocketAddr>,
     /// Bearer token; required when `listen` is not a loopback address.
     pub token: Option<String>,
     /// Largest request body.
@@ -163,8 +167,18 @@ pub struct OpsSettings {
 
 impl Default for OpsSettings {
     fn default() -> Self {
-        Self { listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8001))), token: None, body_max: ByteSize::mib(1) }
+        Self {
+            listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8001))),
+            worker_listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8002))),
+            token: None,
+            body_max: ByteSize::mib(1),
+        }
     }
+}
+
+fn optional_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(serde::de::Error::custom) }
 }
 
 /// `[queue_options]`
@@ -293,13 +307,19 @@ impl Default for Limits {
 }
 
 /// `[php]`
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PhpSettings {
     /// Lists that PHP pushes to; empty = `queues:<app>_out` and `queues:{<app>_out}`.
     pub lists: Vec<String>,
-    /// Longest list item; 0 = 1 MiB.
+    /// Longest list item.
     pub item_max: ByteSize,
+}
+
+impl Default for PhpSettings {
+    fn default() -> Self {
+        Self { lists: Vec::new(), item_max: ByteSize::mib(1) }
+    }
 }
 
 /// One entry of `[actions]`: a plugin's name, or a table.

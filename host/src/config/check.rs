@@ -1,0 +1,107 @@
+//! Rules that types can't say: names, and limits that must not be zero.
+
+use std::time::Duration;
+
+use super::settings::Settings;
+use crate::wire::codes::SYSTEM_ACTIONS;
+
+const PARTITIONS_MAX: u32 = 4096;
+const THREADS_MAX: usize = 1024;
+const LEASE_MIN: Duration = Duration::from_millis(500);
+
+/// What is wrong with a key.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// The key, dotted.
+    pub key: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Checks the whole.
+pub(super) fn check(settings: &Settings) -> Result<(), Fault> {
+    let fault = |key: &str, reason: &str| Err(Fault { key: key.to_owned(), reason: reason.to_owned() });
+    let is_name =
+        |name: &str| (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    if !is_name(&settings.app) {
+        return fault("app", "must have 1 to 64 of the characters A-Z a-z 0-9 _ -");
+    }
+    if settings.server.handler.as_deref().is_some_and(|name| !is_name(name)) {
+        return fault("server.handler", "must be a plugin's name: the file name without `lib` and ending");
+    }
+    for (action, entry) in &settings.actions {
+        let key = format!("actions.{action}");
+        if SYSTEM_ACTIONS.contains(&action.as_str()) {
+            return fault(&key, "is a system action, which a plugin can't serve; choose another name");
+        }
+        if action.is_empty() || action.len() > settings.limits.action_bytes_max || action.chars().any(char::is_control) {
+            return fault(&key, "is not a usable action name: empty, too long, or with control characters");
+        }
+        if !is_name(&entry.plugin) {
+            return fault(&key, "must name a plugin: the file name without `lib` and ending");
+        }
+        if entry.attempts == Some(0) {
+            return fault(&key, "`attempts` must be at least 1");
+        }
+    }
+    for (name, plugin) in &settings.plugins {
+        if !is_name(name) {
+            return fault(&format!("plugins.{name}"), "must be a plugin's name: the file name without `lib` and ending");
+        }
+        if !(1..=THREADS_MAX).contains(&plugin.threads) {
+            return fault(&format!("plugins.{name}.threads"), "must be 1 to 1024");
+        }
+    }
+    if !(1..=PARTITIONS_MAX).contains(&settings.queue_options.partitions) {
+        return fault("queue_options.partitions", "must be 1 to 4096");
+    }
+    if settings.queue_options.lease < LEASE_MIN {
+        return fault("queue_options.lease", "must be at least 500ms");
+    }
+    if settings.ops.listen.is_some_and(|address| !address.ip().is_loopback()) && settings.ops.token.is_none() {
+        return fault("ops.listen", "is not a loopback address: set `ops.token` too, or listen on 127.0.0.1");
+    }
+    if settings.ops.worker_listen.is_some_and(|address| !address.ip().is_loopback()) && settings.ops.token.is_none() {
+        return fault("ops.worker_listen", "is not a loopback address: set `ops.token` too, or listen on 127.0.0.1");
+    }
+    if settings.limits.ping_interval >= settings.limits.idle_timeout {
+        return fault("limits.ping_interval", "must be shorter than `limits.idle_timeout`, or quiet clients are closed");
+    }
+    positive(settings)
+}
+
+fn positive(settings: &Settings) -> Result<(), Fault> {
+    let Settings { server, worker, limits, queue_options, .. } = settings;
+    let times = [
+        ("server.loop_interval", server.loop_interval),
+        ("server.handler_timeout", server.handler_timeout),
+        ("worker.timeout", worker.timeout),
+        ("limits.registration_timeout", limits.registration_timeout),
+        ("limits.ping_interval", limits.ping_interval),
+        ("limits.handshake_timeout", limits.handshake_timeout),
+        ("queue_options.confirm_timeout", queue_options.confirm_timeout),
+    ];
+    let counts = [
+        ("server.handler_calls_max", server.handler_calls_max),
+        ("server.handler_attempts", server.handler_attempts as usize),
+        ("server.fallback_waiting_max", server.fallback_waiting_max),
+        ("worker.slots", worker.slots),
+        ("worker.attempts", worker.attempts as usize),
+        ("limits.connections_max", limits.connections_max),
+        ("limits.connections_per_ip_max", limits.connections_per_ip_max),
+        ("limits.unanswered_max", limits.unanswered_max),
+        ("limits.json_depth_max", limits.json_depth_max),
+        ("limits.action_bytes_max", limits.action_bytes_max),
+        ("limits.frame_in_max", usize::try_from(limits.frame_in_max.as_u64()).unwrap_or(usize::MAX)),
+        ("limits.outgoing_max", usize::try_from(limits.outgoing_max.as_u64()).unwrap_or(usize::MAX)),
+        ("limits.headers_max", usize::try_from(limits.headers_max.as_u64()).unwrap_or(usize::MAX)),
+        ("queue_options.jobs_max", queue_options.jobs_max),
+        ("queue_options.batcher_items_max", queue_options.batcher_items_max),
+    ];
+    let zero_time = times.into_iter().find(|(_, time)| time.is_zero()).map(|(key, _)| key);
+    let zero_count = counts.into_iter().find(|(_, count)| *count == 0).map(|(key, _)| key);
+    match zero_time.or(zero_count) {
+        Some(key) => Err(Fault { key: key.to_owned(), reason: "must be more than zero".to_owned() }),
+        None => Ok(()),
+    }
+}
