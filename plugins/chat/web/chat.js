@@ -1,0 +1,467 @@
+// The demo chat: a plain WebSocket client of Plugsocket's JSON protocol. Two parts: Connection speaks the protocol, the rest is the page.
+"use strict";
+
+const REQUEST_TIMEOUT_MS = 15_000;
+const REPORT_TIMEOUT_MS = 60_000;
+const OPEN_TIMEOUT_MS = 10_000;
+const PING_INTERVAL_MS = 20_000;
+const PONG_TIMEOUT_MS = 10_000;
+const BACKOFF_FIRST_MS = 500;
+const BACKOFF_MAX_MS = 30_000;
+const REJOIN_MS = 3_000;
+const ROWS_MAX = 500;
+/** Errors after which the request may still have run. */
+const UNSURE_CODES = ["unconfirmed", "no_answer", "offline"];
+/** Errors that say nothing against the request itself. */
+const PASSING_CODES = ["busy", "unconfirmed", "rate_limited", "failed", "timeout", "unavailable", "no_answer", "offline"];
+
+/** What the server, or the connection itself, answered instead of a reply. `code` is the protocol's. */
+class RequestError extends Error {
+  constructor(code, message, retryAfterMs) {
+    super(message || code);
+    this.code = code;
+    this.retryAfterMs = retryAfterMs;
+  }
+}
+
+/**
+ * One registered connection that comes back by itself.
+ * Calls `on.state(state, detail)`, `on.registered(data)`, `on.refused(reason)`, `on.frame(action, data)`.
+ */
+class Connection {
+  constructor(url, on) {
+    this.url = url;
+    this.on = on;
+    this.socket = null;
+    this.registration = null;
+    this.registered = false;
+    this.attempts = 0;
+    this.nextId = 1;
+    this.waiting = new Map();
+    this.timers = {};
+  }
+
+  /** Registers with `data`, opening a socket when there is none; the same data is used after each reconnect. */
+  enter(data) {
+    this.registration = data;
+    if (this.socket?.readyState === WebSocket.OPEN) this.register();
+    else this.open();
+  }
+
+  open() {
+    this.drop();
+    this.on.state("connecting", "Connecting…");
+    let socket;
+    try {
+      socket = new WebSocket(this.url);
+    } catch (error) {
+      this.on.state("offline", `Cannot connect to ${this.url}: ${error.message}`);
+      return;
+    }
+    this.socket = socket;
+    // A socket that was given up still fires events; only the current one may act.
+    const current = (handle) => (event) => { if (this.socket === socket) handle(event); };
+    socket.onopen = current(() => { clearTimeout(this.timers.open); this.register(); });
+    socket.onmessage = current((event) => this.receive(event.data));
+    socket.onclose = current((event) => this.lost(event.code, event.reason));
+    this.timers.open = setTimeout(() => this.lost(1006, "no answer"), OPEN_TIMEOUT_MS);
+  }
+
+  async register() {
+    const socket = this.socket;
+    try {
+      const identity = await this.request("register", this.registration);
+      this.registered = true;
+      this.attempts = 0;
+      this.timers.ping = setInterval(() => this.ping(), PING_INTERVAL_MS);
+      this.on.state("online", "Online");
+      this.on.registered(identity);
+    } catch (error) {
+      if (this.socket !== socket) return;
+      if (!PASSING_CODES.includes(error.code)) {
+        this.registration = null;
+        this.on.state("offline", "Not registered");
+        this.on.refused(error.message);
+      } else {
+        this.lost(1006, error.message, error.retryAfterMs);
+      }
+    }
+  }
+
+  /** Sends a request and resolves with its reply's data; rejects with a RequestError after an error, a timeout or a lost connection. */
+  request(action, data, timeoutMs = REQUEST_TIMEOUT_MS) {
+    return new Promise((resolve, reject) => {
+      if (this.socket?.readyState !== WebSocket.OPEN) {
+        reject(new RequestError("offline", "not connected"));
+        return;
+      }
+      const id = String(this.nextId++);
+      const timer = setTimeout(() => {
+        this.waiting.delete(id);
+        reject(new RequestError("no_answer", "no answer in time"));
+      }, timeoutMs);
+      this.waiting.set(id, { resolve, reject, timer });
+      this.socket.send(JSON.stringify({ action, data, id }));
+    });
+  }
+
+  receive(text) {
+    clearTimeout(this.timers.pong);
+    let frame;
+    try { frame = JSON.parse(text); } catch { return; }
+    const { action, data = null, id } = frame ?? {};
+    const waiting = this.waiting.get(String(id));
+    if (id !== undefined && waiting) {
+      this.waiting.delete(String(id));
+      clearTimeout(waiting.timer);
+      if (action === "error") waiting.reject(new RequestError(data?.code, data?.message, data?.retry_after_ms));
+      else waiting.resolve(data);
+      return;
+    }
+    if (typeof action === "string") this.on.frame(action, data ?? {});
+  }
+
+  /** Browsers can't send protocol pings, and a dead network closes nothing: an unanswered ping counts as a lost connection. */
+  ping() {
+    this.socket.send('{"action":"ping"}');
+    clearTimeout(this.timers.pong);
+    this.timers.pong = setTimeout(() => this.lost(1006, "no answer to ping"), PONG_TIMEOUT_MS);
+  }
+
+  lost(code, reason, retryAfterMs = 0) {
+    this.drop();
+    if (code >= 4000 && code <= 4099) {
+      this.on.state("offline", `Closed by the server: ${reason || "no reason given"} (${code})`, { closed: this.registration !== null });
+    } else if (this.registration) {
+      const ceiling = Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** Math.min(this.attempts++, 10));
+      // Half fixed, half random: after a restart of the server its clients must not all come back at once.
+      this.wait(Math.max(retryAfterMs, ceiling * (0.5 + Math.random() / 2)));
+    } else {
+      this.on.state("offline", "Not connected");
+    }
+  }
+
+  wait(delayMs) {
+    const due = Date.now() + delayMs;
+    const tell = () => this.on.state("offline", "Reconnecting", { waitSeconds: Math.max(1, Math.ceil((due - Date.now()) / 1000)) });
+    tell();
+    this.timers.countdown = setInterval(tell, 500);
+    this.timers.reconnect = setTimeout(() => this.open(), delayMs);
+  }
+
+  /** Goes on at once instead of waiting; for a click, or when the browser says that the network is back. */
+  now() {
+    if (this.registration && !this.socket) this.open();
+  }
+
+  drop() {
+    for (const timer of Object.values(this.timers)) clearTimeout(timer); // clears intervals too
+    this.timers = {};
+    const socket = this.socket;
+    this.socket = null;
+    this.registered = false;
+    if (socket) socket.close();
+    const waiting = [...this.waiting.values()];
+    this.waiting.clear();
+    for (const { reject, timer } of waiting) {
+      clearTimeout(timer);
+      reject(new RequestError("offline", "connection lost before the answer came"));
+    }
+  }
+}
+
+// ---- the page ----
+
+const element = (id) => document.getElementById(id);
+const page = Object.fromEntries(
+  ["status", "countdown", "reconnect", "entry", "nickname", "enter", "entry-error", "chat", "room-form", "room", "report", "report-progress", "report-note",
+    "members", "messages", "newest", "composer", "text", "send", "composer-note", "build", "heartbeat"].map((id) => [id, element(id)]));
+
+let connection = null;
+let nickname = "";
+let room = null; // the room that is shown; frames of others are ignored
+let joined = false;
+let early = null; // messages that came between asking to join and its reply, which brings what was before them
+let build = null;
+let joins = 0;
+let atEnd = true; // the reader looks at the newest messages
+const mine = new Set(); // every connection id this page has had
+const seen = new Set(); // message ids that are on the page
+const members = new Map(); // connection id → nickname
+
+function make(tag, className, text) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text; // never innerHTML: everything here was typed by somebody
+  return node;
+}
+
+/** Keeps the newest row in view for a reader who is at the end. */
+function stick() {
+  if (atEnd) page.messages.scrollTop = page.messages.scrollHeight;
+}
+
+function append(row) {
+  const list = page.messages;
+  list.append(row);
+  while (list.children.length > ROWS_MAX) {
+    seen.delete(list.firstElementChild.dataset.messageId);
+    list.firstElementChild.remove();
+  }
+  atEnd ||= row.classList.contains("mine");
+  if (atEnd) stick();
+  else page.newest.hidden = false;
+  return row;
+}
+
+const notice = (text) => append(make("li", "notice", text));
+
+function messageRow(name, text, time, own) {
+  const row = make("li", own ? "message mine" : "message");
+  const by = make("div", "by");
+  const when = new Date(time);
+  const clock = make("time", "", when.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
+  if (!Number.isNaN(when.getTime())) clock.dateTime = when.toISOString();
+  by.append(make("strong", "", own ? `${name} (you)` : name), clock);
+  row.append(by, make("p", "body", text));
+  return row;
+}
+
+function show(message) {
+  if (seen.has(message.message_id)) return; // an outgoing message may come twice
+  seen.add(message.message_id);
+  const own = mine.has(message.connection_id);
+  const row = messageRow(message.nickname ?? "?", message.text, message.time, own);
+  row.dataset.messageId = message.message_id;
+  const sent = own && [...page.messages.querySelectorAll(".pending, .unsent")].find((it) => it.draft === message.text);
+  if (sent) sent.remove();
+  append(row);
+}
+
+function showMembers() {
+  const names = [...members.values()].sort((a, b) => a.localeCompare(b));
+  page.members.textContent = names.length ? `Here: ${names.join(", ")}` : "";
+}
+
+/** Enters a room, or the same one again after a reconnect; what is already on the page is not shown twice. */
+async function join(target, { again = false } = {}) {
+  const turn = ++joins;
+  const previous = again ? null : room;
+  joined = false;
+  room = target;
+  early = [];
+  page.room.value = target;
+  ready();
+  if (!again) {
+    page.messages.replaceChildren();
+    seen.clear();
+  }
+  try {
+    const reply = await connection.request("join", { room: target });
+    if (turn !== joins) return;
+    if (previous && previous !== target) connection.request("leave", { room: previous }).catch(() => {});
+    page.messages.setAttribute("aria-busy", "true"); // history is not news: screen readers shall not read all of it
+    for (const message of [...(reply.history ?? []), ...early]) show(message);
+    page.messages.removeAttribute("aria-busy");
+    notice(again ? "You are back." : `You are in ${target}.`);
+    members.clear();
+    for (const member of reply.members ?? []) members.set(member.connection_id, member.nickname ?? "somebody");
+    showMembers();
+    joined = true;
+    early = null;
+    if (again) page["composer-note"].textContent = "";
+    ready();
+  } catch (error) {
+    if (turn !== joins || error.code === "offline") return; // the reconnect joins again
+    page["composer-note"].textContent = `Could not enter ${target}: ${error.message}`;
+    early = null;
+    if (again) {
+      setTimeout(() => { if (turn === joins && connection.registered) join(target, { again }); }, REJOIN_MS);
+      return;
+    }
+    room = previous;
+    if (previous) join(previous);
+  }
+}
+
+const others = {
+  chat_text(data) {
+    if (data.room !== room) return;
+    if (early) early.push(data);
+    else show(data);
+  },
+  joined(data) {
+    if (data.room !== room || mine.has(data.connection_id)) return;
+    if (!members.has(data.connection_id)) notice(`${data.nickname} came in.`);
+    members.set(data.connection_id, data.nickname);
+    showMembers();
+  },
+  left(data) {
+    if (data.room !== room || mine.has(data.connection_id)) return;
+    notice(data.reason ? `${data.nickname} left (${data.reason}).` : `${data.nickname} left.`);
+    const gone = data.connection_id ?? [...members].find(([, name]) => name === data.nickname)?.[0];
+    members.delete(gone);
+    showMembers();
+  },
+  report_progress(data) {
+    page["report-progress"].value = data.percent ?? 0;
+    page["report-note"].textContent = `${data.done} of ${data.total}`;
+  },
+  heartbeat(data) {
+    const count = data.node_connections;
+    const time = new Date(data.time ?? Date.now()).toLocaleTimeString();
+    page.heartbeat.textContent = `${count} ${count === 1 ? "connection" : "connections"} on this node, ${time}`;
+    askBuild();
+  },
+  error(data) {
+    page["composer-note"].textContent = data.message || data.code || "error";
+  },
+};
+
+/** Asked again with each heartbeat, so that a replaced plugin shows while the page stays connected. */
+async function askBuild() {
+  try {
+    const { version } = await connection.request("echo", null);
+    if (build !== null && build !== version) notice(`The chat plugin was replaced while you were connected: ${build} → ${version}`);
+    build = version;
+    page.build.textContent = `Plugin build: ${version}`;
+  } catch { /* the next heartbeat asks again */ }
+}
+
+async function say(text) {
+  const row = messageRow(nickname, text, Date.now(), true);
+  row.classList.add("pending");
+  row.draft = text;
+  append(row);
+  try {
+    await connection.request("chat_text", { room, text }); // the room's own copy, which comes before the reply, replaces the row
+  } catch (error) {
+    if (!row.isConnected) return;
+    row.classList.replace("pending", "unsent");
+    const sure = !UNSURE_CODES.includes(error.code);
+    const fate = make("div", "fate", `${sure ? "Not sent" : "Perhaps not sent"}: ${error.message}`);
+    const retry = make("button", "quiet", "Send again");
+    retry.type = "button";
+    retry.onclick = () => { if (joined) { row.remove(); say(text); } };
+    fate.append(retry);
+    row.append(fate);
+    stick();
+  }
+}
+
+function ready() {
+  page.send.disabled = !joined;
+  page.report.disabled = !joined || page.report.dataset.running === "true";
+}
+
+function state(name, detail, { waitSeconds = 0, closed = false } = {}) {
+  page.status.dataset.state = name;
+  if (page.status.textContent !== detail) page.status.textContent = detail; // a live region: told once, not each second
+  page.countdown.textContent = waitSeconds ? `in ${waitSeconds} s` : "";
+  page.reconnect.hidden = !(waitSeconds || closed);
+  if (name !== "online") joined = false;
+  page.enter.disabled = name === "connecting";
+  ready();
+}
+
+function registered(identity) {
+  const again = room !== null;
+  nickname = identity.nickname ?? nickname;
+  mine.add(identity.connection_id);
+  page["entry-error"].textContent = "";
+  page.entry.hidden = true;
+  page.chat.hidden = false;
+  if (!again) page.text.focus();
+  join(room ?? (page.room.value.trim() || "lobby"), { again });
+  askBuild();
+}
+
+function refused(reason) {
+  page.chat.hidden = true;
+  page.entry.hidden = false;
+  page.enter.disabled = false;
+  page["entry-error"].textContent = reason;
+  page.nickname.focus();
+  page.nickname.select();
+}
+
+async function runReport() {
+  page.report.dataset.running = "true";
+  page["report-progress"].hidden = false;
+  page["report-progress"].value = 0;
+  page["report-note"].textContent = "started; go on chatting";
+  ready();
+  try {
+    await connection.request("report", { seconds: 5, steps: 20 }, REPORT_TIMEOUT_MS);
+    page["report-progress"].value = 100;
+    page["report-note"].textContent = "finished";
+  } catch (error) {
+    page["report-note"].textContent = `failed: ${error.message}`;
+  }
+  page.report.dataset.running = "false";
+  ready();
+}
+
+/** The socket's address. Under `localhost` the page's own name is kept: the server compares the origin's host with its own. */
+async function socketUrl() {
+  const answer = await fetch("/config.json", { cache: "no-store" });
+  if (!answer.ok) throw new Error(`/config.json answered ${answer.status}`);
+  const url = new URL((await answer.json()).ws);
+  const loopback = ["localhost", "127.0.0.1"];
+  if (loopback.includes(url.hostname) && loopback.includes(location.hostname)) url.hostname = location.hostname;
+  return url.href;
+}
+
+page.entry.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  nickname = page.nickname.value.trim();
+  page["entry-error"].textContent = "";
+  page.enter.disabled = true;
+  try {
+    connection ??= new Connection(await socketUrl(), { state, registered, refused, frame: (action, data) => others[action]?.(data) });
+    connection.enter({ nickname });
+    sessionStorage.setItem("nickname", nickname);
+  } catch (error) {
+    page["entry-error"].textContent = `Cannot learn the server's address: ${error.message}`;
+    page.enter.disabled = false;
+  }
+});
+
+function changeRoom(event) {
+  event.preventDefault();
+  const target = page.room.value.trim();
+  if (target && target !== room && connection?.registered) join(target);
+}
+page["room-form"].addEventListener("submit", changeRoom);
+page.room.addEventListener("change", changeRoom);
+
+page.composer.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = page.text.value.trim();
+  if (!text) return;
+  page["composer-note"].textContent = joined ? "" : "Not connected at the moment; your text is kept.";
+  if (!joined) return;
+  page.text.value = "";
+  sessionStorage.removeItem("draft");
+  say(text);
+});
+page.text.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  page.composer.dispatchEvent(new Event("submit", { cancelable: true }));
+});
+page.text.addEventListener("input", () => sessionStorage.setItem("draft", page.text.value));
+page.report.addEventListener("click", runReport);
+page.reconnect.addEventListener("click", () => connection?.now());
+page.newest.addEventListener("click", () => { page.messages.scrollTop = page.messages.scrollHeight; });
+page.messages.addEventListener("scroll", () => {
+  const list = page.messages;
+  atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
+  if (atEnd) page.newest.hidden = true;
+});
+new ResizeObserver(stick).observe(page.messages);
+window.addEventListener("online", () => connection?.now());
+
+page.nickname.value = sessionStorage.getItem("nickname") ?? "";
+page.text.value = sessionStorage.getItem("draft") ?? "";
+page.nickname.focus();

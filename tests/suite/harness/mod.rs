@@ -1,0 +1,28 @@
+//! What the tests drive: processes, a private Redis, WebSocket clients, plugin builds and browser tabs. Every wait has an end.
+
+pub mod browser;
+pub mod client;
+pub mod config;
+pub mod plugin;
+pub mod process;
+pub mod redis;
+
+use std::time::Duration;
+
+/// The default end of a wait: far more than anything takes, so that only a defect reaches it on a slow machine.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The end of waiting for a process to start; many tests start theirs at the same time.
+pub const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` holds, looking again every few milliseconds.
+///
+/// # Panics
+/// When it does not hold within `timeout`; `what` says what was waited for.
+pub async fn eventually(what: &str, timeout: Duration, mut condition: impl AsyncFnMut() -> bool) {
+    let end = tokio::time::Instant::now() + timeout;
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < end, "waited {timeout:?} in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

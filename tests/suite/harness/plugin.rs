@@ -1,0 +1,130 @@
+//! Plugin libraries for the tests: the chat plugin as cargo built it, builds of it with another tag, and broken ones.
+
+use std::env;
+use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+/// A library that is sound but has nothing to do with us.
+const STRANGER: &str = "#[unsafe(no_mangle)]\npub extern \"C\" fn stranger() -> i32 { 42 }\n";
+
+/// Only one variant is built at a time: all of them share one target folder, so that the dependencies are built once.
+static BUILD: Mutex<()> = Mutex::new(());
+
+/// The workspace's root folder.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// File name of a plugin's library.
+pub fn library_name(plugin: &str) -> String {
+    format!("{DLL_PREFIX}{plugin}{DLL_SUFFIX}")
+}
+
+/// The chat plugin that cargo built as a dependency of this suite.
+///
+/// # Panics
+/// When it is not there.
+pub fn chat() -> PathBuf {
+    let deps = env::current_exe().unwrap().parent().unwrap().to_owned();
+    let name = library_name("chat");
+    let places = [deps.join(&name), deps.parent().unwrap().join(&name)];
+    places.iter().find(|path| path.is_file()).unwrap_or_else(|| panic!("no {name} at {places:?}")).clone()
+}
+
+/// A build of the chat plugin that tells `tag` as its build; kept under the workspace's target folder.
+///
+/// # Panics
+/// When it can't be built, or does not contain the tag.
+pub fn chat_tagged(tag: &str) -> PathBuf {
+    let _one = BUILD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let target = env::current_exe().unwrap().ancestors().nth(3).unwrap().join("suite");
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(workspace()).args(["build", "--locked", "--quiet", "-p", "chat", "--lib", "--target-dir"]).arg(&target);
+    let output = command.env("PLUGSOCKET_CHAT_BUILD", tag).output().unwrap();
+    assert!(output.status.success(), "can't build the chat plugin: {}", String::from_utf8_lossy(&output.stderr));
+    let library = fs::read(target.join("debug").join(library_name("chat"))).unwrap();
+    let found = library.windows(tag.len()).any(|window| window == tag.as_bytes());
+    assert!(found, "the chat plugin does not contain PLUGSOCKET_CHAT_BUILD={tag}");
+    let folder = target.join("tagged").join(tag);
+    fs::create_dir_all(&folder).unwrap();
+    install_bytes(&library, &folder, "chat")
+}
+
+/// Puts a library into a plugins folder under the name of `plugin`, the way a deployment should: copied beside, then renamed.
+///
+/// # Panics
+/// When a file can't be read or written.
+pub fn install(library: &Path, plugins_dir: &Path, plugin: &str) -> PathBuf {
+    install_bytes(&fs::read(library).unwrap(), plugins_dir, plugin)
+}
+
+/// As [`install`], with any content.
+///
+/// # Panics
+/// As [`install`].
+pub fn install_bytes(bytes: &[u8], plugins_dir: &Path, plugin: &str) -> PathBuf {
+    let draft = tempfile::NamedTempFile::with_prefix_in(".new-", plugins_dir).unwrap();
+    fs::write(draft.path(), bytes).unwrap();
+    let place = plugins_dir.join(library_name(plugin));
+    draft.persist(&place).unwrap();
+    place
+}
+
+/// Ways in which a library can be unusable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    /// Nothing in it.
+    Empty,
+    /// Not a library at all.
+    Text,
+    /// The first half of one: an upload that broke off.
+    Truncated,
+    /// Sound headers, but the middle is zeros.
+    Hollow,
+    /// A sound library that is no plugin.
+    Stranger,
+}
+
+/// Every way.
+pub const BROKEN: [Broken; 5] = [Broken::Empty, Broken::Text, Broken::Truncated, Broken::Hollow, Broken::Stranger];
+
+/// The content of a library that is broken in this way.
+///
+/// # Panics
+/// When it can't be made.
+pub fn broken(way: Broken) -> Vec<u8> {
+    let sound = || fs::read(chat()).unwrap();
+    match way {
+        Broken::Empty => Vec::new(),
+        Broken::Text => b"#!/bin/sh\necho this is no library\n".to_vec(),
+        Broken::Truncated => {
+            let mut bytes = sound();
+            bytes.truncate(bytes.len() / 2);
+            bytes
+        }
+        Broken::Hollow => {
+            let mut bytes = sound();
+            let third = bytes.len() / 3;
+            bytes[third..2 * third].fill(0);
+            bytes
+        }
+        Broken::Stranger => stranger(),
+    }
+}
+
+fn stranger() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let library = dir.path().join(library_name("stranger"));
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut command = Command::new(rustc);
+    command.args(["--crate-type", "cdylib", "--crate-name", "stranger", "--edition", "2024", "-o"]).arg(&library).arg("-");
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(STRANGER.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "rustc can't build a library");
+    fs::read(library).unwrap()
+}

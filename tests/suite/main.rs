@@ -1,0 +1,7 @@
+//! The integration suite: real processes, a real Redis, a real browser; one file per promise.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that can't go on shall say so and end.
+
+#[allow(dead_code)] // Each file uses the part of the harness it needs.
+mod harness;
+mod smoke;
+mod tidy;
