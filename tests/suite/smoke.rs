@@ -1,5 +1,6 @@
 //! The harness itself: each part is tried alone, so that a failing promise is not the harness's fault.
 
+use std::io::{Read, Write};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use crate::harness::browser::Browser;
 use crate::harness::client::Client;
 use crate::harness::config::Config;
+use crate::harness::http;
 use crate::harness::plugin::{self, BROKEN, Broken};
 use crate::harness::process::Process;
 use crate::harness::redis::Redis;
@@ -135,6 +137,32 @@ async fn a_client_does_not_wait_for_ever() {
 #[tokio::test]
 async fn a_refused_upgrade_is_told() {
     assert!(Client::try_connect("ws://127.0.0.1:1/", &[]).await.is_err());
+}
+
+#[test]
+fn http_answers_are_read() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let mut heads = Vec::new();
+        for answer in ["HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nup", "HTTP/1.1 401 Unauthorized\r\n\r\n"] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = [0; 1024];
+            let size = stream.read(&mut head).unwrap();
+            heads.push(String::from_utf8_lossy(&head[..size]).into_owned());
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+        heads
+    });
+    let answer = http::get(&format!("{url}health"));
+    assert_eq!((answer.status, answer.body.as_str(), answer.header("content-type")), (200, "up", Some("text/plain")));
+    let refused = http::post_json(&format!("{url}send"), &json!({ "a": 1 }), &[("Authorization", "Bearer x")]);
+    assert_eq!((refused.status, refused.body.as_str()), (401, ""));
+    let heads = server.join().unwrap();
+    assert!(heads[0].starts_with("GET /health HTTP/1.1\r\n"), "{}", heads[0]);
+    for part in ["POST /send HTTP/1.1\r\n", "Content-Type: application/json\r\n", "Authorization: Bearer x\r\n", "\r\n\r\n{\"a\":1}"] {
+        assert!(heads[1].contains(part), "{}", heads[1]);
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ struct Kept {
     rooms: &'static [&'static str],
 }
 
-const KEPT: [Kept; 3] = [
+const KEPT: [Kept; 4] = [
     Kept {
         what: "the crate `redis`",
         found: names_redis,
@@ -27,6 +27,7 @@ const KEPT: [Kept; 3] = [
     },
     Kept { what: "`tungstenite`", found: names_tungstenite, within: "host/src/", rooms: &["host/src/server/"] },
     Kept { what: "`unsafe`", found: names_unsafe, within: "", rooms: &["host/src/plugin/", "plugin-api/src/abi/"] },
+    Kept { what: "`tokio::spawn` (a TaskTracker owns each task)", found: names_bare_spawn, within: "host/src/", rooms: &[] },
 ];
 
 #[test]
@@ -45,7 +46,7 @@ fn kept(sources: &[Source]) -> Vec<String> {
         for rule in &KEPT {
             let at_home = rule.rooms.iter().any(|room| source.path.starts_with(room));
             if source.path.starts_with(rule.within) && !at_home && (rule.found)(&code) {
-                found.push(format!("{}: {} stays in {}", source.path, rule.what, rule.rooms[0]));
+                found.push(format!("{}: {} stays in {:?}", source.path, rule.what, rule.rooms));
             }
         }
     }
@@ -72,6 +73,10 @@ fn names_tungstenite(code: &str) -> bool {
 
 fn names_unsafe(code: &str) -> bool {
     words(code, "unsafe").next().is_some()
+}
+
+fn names_bare_spawn(code: &str) -> bool {
+    words(code, "spawn").any(|(before, _)| before.ends_with("tokio::") || before.ends_with("tokio::task::"))
 }
 
 /// What stands before and after each whole word `name`.
@@ -186,6 +191,16 @@ mod tests {
             assert_eq!(of(kept, path, text), count, "{path}");
         }
         assert_eq!(of(kept, "host/src/server/mod.rs", "#![forbid(unsafe_code)] // unsafe"), 0);
+    }
+
+    #[test]
+    fn tasks_have_an_owner() {
+        for (text, count) in
+            [("fn f() { tokio::spawn(g()); }", 1), ("fn f() { tokio::task::spawn(g()); }", 1), ("fn f() { tasks.spawn(g()); }", 0)]
+        {
+            assert_eq!(of(kept, "host/src/server/mod.rs", text), count, "{text}");
+        }
+        assert_eq!(of(kept, "host/src/server/mod.rs", "#[cfg(test)]\nmod tests { fn f() { tokio::spawn(g()); } }"), 0);
     }
 
     #[test]

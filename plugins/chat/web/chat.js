@@ -183,9 +183,10 @@ let room = null; // the room that is shown; frames of others are ignored
 let joined = false;
 let early = null; // messages that came between asking to join and its reply, which brings what was before them
 let build = null;
+let me = null; // the present connection id
 let joins = 0;
 let atEnd = true; // the reader looks at the newest messages
-const mine = new Set(); // every connection id this page has had
+const mine = new Set(); // every connection id this page has had: one more per reconnect
 const seen = new Set(); // message ids that are on the page
 const members = new Map(); // connection id → nickname
 
@@ -265,7 +266,10 @@ async function join(target, { again = false } = {}) {
     page.messages.removeAttribute("aria-busy");
     notice(again ? "You are back." : `You are in ${target}.`);
     members.clear();
-    for (const member of reply.members ?? []) members.set(member.connection_id, member.nickname ?? "somebody");
+    for (const member of reply.members ?? []) {
+      const ghost = mine.has(member.connection_id) && member.connection_id !== me; // of this page, before a reconnect
+      if (!ghost) members.set(member.connection_id, member.nickname ?? "somebody");
+    }
     showMembers();
     joined = true;
     early = null;
@@ -299,8 +303,7 @@ const others = {
   left(data) {
     if (data.room !== room || mine.has(data.connection_id)) return;
     notice(data.reason ? `${data.nickname} left (${data.reason}).` : `${data.nickname} left.`);
-    const gone = data.connection_id ?? [...members].find(([, name]) => name === data.nickname)?.[0];
-    members.delete(gone);
+    members.delete(data.connection_id);
     showMembers();
   },
   report_progress(data) {
@@ -367,7 +370,8 @@ function state(name, detail, { waitSeconds = 0, closed = false } = {}) {
 function registered(identity) {
   const again = room !== null;
   nickname = identity.nickname ?? nickname;
-  mine.add(identity.connection_id);
+  me = identity.connection_id;
+  mine.add(me);
   page["entry-error"].textContent = "";
   page.entry.hidden = true;
   page.chat.hidden = false;
@@ -389,7 +393,7 @@ async function runReport() {
   page.report.dataset.running = "true";
   page["report-progress"].hidden = false;
   page["report-progress"].value = 0;
-  page["report-note"].textContent = "started; go on chatting";
+  page["report-note"].textContent = "started; the others chat on";
   ready();
   try {
     await connection.request("report", { seconds: 5, steps: 20 }, REPORT_TIMEOUT_MS);

@@ -1,8 +1,10 @@
 //! What the tests drive: processes, a private Redis, WebSocket clients, plugin builds and browser tabs. Every wait has an end.
 
+pub mod app;
 pub mod browser;
 pub mod client;
 pub mod config;
+pub mod http;
 pub mod plugin;
 pub mod process;
 pub mod redis;
