@@ -1,4 +1,5 @@
 //! A plugin as the host meets it: through the root module's function pointers.
+#![allow(clippy::unwrap_used, clippy::panic)] // The probe panics on purpose, and what the tests share unwraps.
 
 use std::convert::Infallible;
 use std::ffi::c_void;

@@ -85,7 +85,12 @@ mod tests {
 
     #[test]
     fn limits_hold() {
-        for data in [json!({ "seconds": 0.05 }), json!({ "seconds": 31 }), json!({ "seconds": 1, "steps": 101 }), json!({ "seconds": 1, "steps": 0 })] {
+        for data in [
+            json!({ "seconds": 0.05 }),
+            json!({ "seconds": 31 }),
+            json!({ "seconds": 1, "steps": 101 }),
+            json!({ "seconds": 1, "steps": 0 }),
+        ] {
             assert!(matches!(report(&MockContext::new(), data), Err(Failure::Reject { code, .. }) if code == "bad_data"));
         }
     }

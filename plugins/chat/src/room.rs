@@ -71,6 +71,11 @@ pub fn nickname_of(context: &Context, connection: &str) -> Result<String, Contex
     Ok(context.store().get(&nickname_key(connection))?.unwrap_or_else(|| "guest".to_owned()))
 }
 
+/// The newest `count` messages of a room, oldest first.
+pub fn history_of(context: &Context, room: &RoomName, count: u32) -> Result<Vec<Value>, ContextError> {
+    if count == 0 { Ok(Vec::new()) } else { context.store().range_json(&room.history_key(), count) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::RoomName;

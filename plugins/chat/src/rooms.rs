@@ -43,7 +43,7 @@ impl Action for Join {
         Ok(Reply::json(json!({
             "room": room.as_str(),
             "members": members(&room, sender, context)?,
-            "history": context.store().range_json::<Value>(&room.history_key(), self.history_limit)?,
+            "history": room::history_of(context, &room, self.history_limit)?,
         })))
     }
 }
@@ -79,7 +79,9 @@ impl Action for Leave {
         let mut rooms = room::rooms_of(context, sender)?;
         if let Some(position) = rooms.iter().position(|joined| joined == room.as_str()) {
             let nickname = room::nickname_of(context, sender)?;
-            context.to_group(room.group()).send("left", &json!({ "room": room.as_str(), "nickname": nickname, "connection_id": sender }))?;
+            context
+                .to_group(room.group())
+                .send("left", &json!({ "room": room.as_str(), "nickname": nickname, "connection_id": sender }))?;
             context.leave(&room.group(), sender)?;
             // Last, so that an attempt that failed before is made again in full.
             rooms.remove(position);
@@ -110,8 +112,7 @@ impl Action for History {
     fn handle(&self, message: &Message, context: &Context) -> Outcome {
         let HistoryRequest { room, count } = message.data()?;
         let count = count.unwrap_or(self.history_limit).min(self.history_limit);
-        let messages = if count == 0 { Vec::new() } else { context.store().range_json::<Value>(&room.history_key(), count)? };
-        Ok(Reply::json(json!({ "room": room.as_str(), "messages": messages })))
+        Ok(Reply::json(json!({ "room": room.as_str(), "messages": room::history_of(context, &room, count)? })))
     }
 }
 

@@ -32,7 +32,7 @@ impl ChatText {
         }
         let key = room.history_key();
         if context.attempt() > 1 {
-            let kept: Vec<Value> = context.store().range_json(&key, self.history_limit)?;
+            let kept = room::history_of(context, room, self.history_limit)?;
             if kept.iter().any(|known| known["message_id"] == line["message_id"]) {
                 return Ok(());
             }
