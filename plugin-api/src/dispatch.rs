@@ -33,13 +33,17 @@ impl Instance {
     /// Builds what the request's role asks for. The error is for the operator.
     pub(crate) fn create(definition: &Definition, request: &[u8]) -> Result<Self, String> {
         check_actions(definition)?;
-        let request: CreateRequest = serde_json::from_slice(request).map_err(|error| format!("the host's request is not readable: {error}"))?;
+        let request: CreateRequest =
+            serde_json::from_slice(request).map_err(|error| format!("the host's request is not readable: {error}"))?;
         let config = Config::from(request.config);
         let mut instance = Self { actions: BTreeMap::new(), handler: None };
         match request.role {
             Role::Handler => {
                 let new = definition.handler.ok_or_else(|| {
-                    format!("the plugin `{0}` has no handler: add `handler: …` to its `export_plugin!`, or name another plugin", definition.name)
+                    format!(
+                        "the plugin `{0}` has no handler: add `handler: …` to its `export_plugin!`, or name another plugin",
+                        definition.name
+                    )
                 })?;
                 instance.handler = Some(new(&config).map_err(|error| format!("the handler's constructor refused: {error}"))?);
             }
@@ -170,5 +174,43 @@ fn encoded<T: Serialize>(status: Status, value: &T) -> (Status, Vec<u8>) {
     match serde_json::to_vec(value) {
         Ok(bytes) => (status, bytes),
         Err(error) => (Status::Retry, format!("the answer has no JSON form: {error}").into_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::ActionConstructor;
+
+    const NONE: ActionConstructor = |_| Err("never built".to_owned());
+
+    fn create(actions: &'static [(&'static str, ActionConstructor)], role: &str) -> String {
+        let definition = Definition { name: "probe", version: "1.0.0", panic: "unwind", handler: None, actions };
+        Instance::create(&definition, format!(r#"{{"role":"{role}"}}"#).as_bytes()).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn names_that_can_not_be_served_refuse_the_load() {
+        let long: &'static str = Box::leak("x".repeat(129).into_boxed_str());
+        let cases: [(Vec<(&'static str, ActionConstructor)>, &str); 5] = [
+            (vec![("", NONE)], "empty"),
+            (vec![("a\nb", NONE)], "control"),
+            (vec![(long, NONE)], "128 bytes"),
+            (vec![("a", NONE), ("b", NONE), ("a", NONE)], "\"a\" is exported twice"),
+            (SYSTEM_ACTIONS.iter().map(|name| (*name, NONE)).collect(), "reserved"),
+        ];
+        for (actions, named) in cases {
+            for role in ["actions", "handler"] {
+                let error = create(Vec::leak(actions.clone()), role);
+                assert!(error.contains("probe") && error.contains(named), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_role_without_anything_to_play_it_is_refused_or_empty() {
+        assert!(create(&[], "handler").contains("has no handler"));
+        assert_eq!(create(&[], "actions"), "");
+        assert_eq!(create(&[("a", NONE)], "actions"), "the constructor of `a` refused: never built");
     }
 }

@@ -123,7 +123,7 @@ macro_rules! export_plugin {
 
         const _: () = {
             // The name abi_stable looks up; a test of plugsocket-plugin compares it with abi_stable's own constant.
-            #[unsafe(export_name = "_1as_0lib_1header_0root_20module_20loader")]
+            #[unsafe(export_name = "_1as_0lib_1header_0root_bmodule_bloader")]
             pub static PLUGSOCKET_ROOT_MODULE: $crate::__export::LibHeader = $crate::__export::header::<PlugsocketExport>();
         };
     };

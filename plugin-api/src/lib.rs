@@ -111,3 +111,8 @@ pub mod __export {
     pub use crate::abi::export::{Exported, header};
     pub use crate::export::{ActionConstructor, Definition, HandlerConstructor, action, handler};
 }
+
+/// Compiles and runs the Rust of the guide, so that it can't rot.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/plugins.md")]
+pub mod guide {}

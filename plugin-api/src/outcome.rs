@@ -104,7 +104,6 @@ impl Failure {
 
     /// Fails this attempt; another may succeed.
     #[must_use]
-    #[expect(clippy::needless_pass_by_value)] // Made for `map_err(Failure::retry)`.
     pub fn retry(error: impl fmt::Display) -> Self {
         Self::Retry(error.to_string())
     }

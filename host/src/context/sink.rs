@@ -188,7 +188,9 @@ impl ContextSink {
     async fn disconnect(&self, request: DisconnectRequest) -> Outcome {
         let to = Address::Connection(self.checked_id(request.connection_id)?);
         let mut reason = request.reason;
-        reason.truncate(reason.floor_char_boundary(CLOSE_REASON_BYTES_MAX));
+        while reason.len() > CLOSE_REASON_BYTES_MAX {
+            reason.pop();
+        }
         self.deliver(to, None, Body::Close(reason)).await
     }
 

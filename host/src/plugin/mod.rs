@@ -8,6 +8,8 @@ mod pool;
 mod registry;
 
 mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 mod watcher;
 
 use std::sync::Arc;

@@ -10,7 +10,6 @@ use crate::connect::ConnectRequest;
 use crate::message::Message;
 
 /// A message for this action, from connection `c1` without a user, without data, with id `m1`.
-#[must_use]
 pub fn message(action: &str) -> MessageBuilder {
     let meta = Meta {
         time: 1_700_000_000_000,
@@ -75,7 +74,6 @@ impl MessageBuilder {
 }
 
 /// A registration of a connection with this proposed id, from 127.0.0.1, without data and headers.
-#[must_use]
 pub fn connect_request(connection: &str) -> ConnectRequestBuilder {
     ConnectRequestBuilder(ConnectCall {
         connection_id: connection.to_owned(),

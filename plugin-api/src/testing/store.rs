@@ -40,7 +40,7 @@ impl StoreMock {
             }
             StoreRequest::Delete { key } => Ok(StoreAnswer::Flag(self.entries.remove(&key).is_some())),
             StoreRequest::Add { key, by } => self.add(key, by),
-            StoreRequest::PushCapped { key, value, cap } => self.push(key, value, cap),
+            StoreRequest::PushCapped { key, value, cap } => self.push(&key, value, cap),
             StoreRequest::Range { key, count } => self.range(&key, count),
             StoreRequest::Expire { key, ttl_ms } => {
                 let until = self.now + Duration::from_millis(ttl_ms);
@@ -83,10 +83,10 @@ impl StoreMock {
         Ok(StoreAnswer::Number(sum))
     }
 
-    fn push(&mut self, key: String, value: String, cap: u32) -> Result<StoreAnswer, RejectWire> {
+    fn push(&mut self, key: &str, value: String, cap: u32) -> Result<StoreAnswer, RejectWire> {
         check_size(&value)?;
-        let entry = self.entries.entry(key.clone()).or_insert(Entry { content: Content::List(VecDeque::new()), until: None });
-        let Content::List(list) = &mut entry.content else { return Err(wrong_type(&key, "no list")) };
+        let entry = self.entries.entry(key.to_owned()).or_insert(Entry { content: Content::List(VecDeque::new()), until: None });
+        let Content::List(list) = &mut entry.content else { return Err(wrong_type(key, "no list")) };
         list.push_back(value);
         while list.len() > cap as usize {
             list.pop_front();

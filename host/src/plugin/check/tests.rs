@@ -1,1 +1,69 @@
+use std::fs;
 
+use super::*;
+use crate::plugin::testing::{chat_library, checker};
+
+/// No test of its own: the others start this binary again with only this one, and then it is the throw-away child.
+#[test]
+fn plays_the_child() {
+    let mut arguments = std::env::args_os().skip_while(|argument| argument != CHECK_ARGUMENT);
+    if arguments.next().is_none() {
+        return;
+    }
+    let code = run_child(arguments);
+    std::process::exit(if code == ExitCode::SUCCESS {
+        0
+    } else if code == ExitCode::from(EXIT_CONSTRUCTOR) {
+        2
+    } else {
+        1
+    });
+}
+
+#[tokio::test]
+async fn answers_the_manifest() {
+    let manifest = checker().check(&chat_library(), &[Role::Handler, Role::Actions], &Map::new()).await.unwrap();
+    assert_eq!(manifest.name, "chat");
+    assert!(manifest.handler);
+    assert!(!manifest.actions.is_empty());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn crashes_hangs_and_refusals_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let play = |script: &str| {
+        let script = OsString::from(format!("cat > /dev/null; {script}"));
+        Checker::program("/bin/sh".into()).with_arguments(["-c".into(), script]).with_timeout(Duration::from_secs(2))
+    };
+    let path = folder.path().join("libx.so");
+    fs::write(&path, "").unwrap();
+    for (script, words) in [
+        ("kill -SEGV $$", "crashed the process that checks it with SIGSEGV"),
+        ("kill -ABRT $$", "SIGABRT"),
+        ("echo noise >&2; exit 1", "noise"),
+        ("exit 7", "exit code 7"),
+        ("echo hello", "it ended the process that checks it"),
+        ("sleep 60", "did not end within 2s"),
+        ("yes", "did not end within 2s"),
+    ] {
+        let error = play(script).check(&path, &[Role::Actions], &Map::new()).await.unwrap_err();
+        assert!(matches!(error, PluginError::Check(_)), "{script}: {error}");
+        assert!(error.to_string().contains(words), "{script}: {error}");
+    }
+    let script = format!("echo noise >&2; echo '{MANIFEST_MARK}no database' >&2; exit 2");
+    let error = play(&script).check(&path, &[], &Map::new()).await.unwrap_err();
+    assert_eq!(error.to_string(), "its constructor failed: no database");
+    assert!(error.is_worth_retrying());
+    let missing = Checker::program(folder.path().join("none")).check(&path, &[], &Map::new()).await.unwrap_err().to_string();
+    assert!(missing.contains("can't start the process"), "{missing}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_library_is_refused_by_the_loader() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("libx.so");
+    fs::write(&path, "hello").unwrap();
+    let error = checker().check(&path, &[Role::Actions], &Map::new()).await.unwrap_err().to_string();
+    assert!(error.contains("loader refused it"), "{error}");
+}

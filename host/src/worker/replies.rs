@@ -1,0 +1,47 @@
+//! What goes back to the client of a job.
+
+use std::time::Duration;
+
+use tokio::time;
+
+use crate::context::ContextSink;
+use crate::queue::{Outbox, QueueError};
+use crate::wire::delivery::{Address, Body, Delivery, Origin};
+use crate::wire::job::Job;
+use crate::wire::json::Json;
+
+/// How often a reply is offered to a queue that fails; each time lasts as long as the queue allows itself.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Sends a call's reply, when there is something to say or the client waits for an answer.
+pub(super) async fn reply(outbox: &dyn Outbox, job: &Job, data: Json, sink: &ContextSink) {
+    if job.client_id.is_some() || !data.is_null() {
+        let body = Body::Reply { action: job.action.clone(), client_id: job.client_id.clone(), data };
+        send(outbox, job, body, sink.next_index()).await;
+    }
+}
+
+/// Tells the client that its message came to nothing; also for messages without an id.
+pub(super) async fn failure(outbox: &dyn Outbox, job: &Job, code: &str, message: &str, index: u32) {
+    let body = Body::Failure { client_id: job.client_id.clone(), code: code.to_owned(), message: message.to_owned() };
+    send(outbox, job, body, index).await;
+}
+
+async fn send(outbox: &dyn Outbox, job: &Job, body: Body, index: u32) {
+    let origin = Some(Origin { message_id: job.message_id(), index });
+    let delivery = Delivery { to: vec![Address::Session(job.session.clone())], except: None, body, origin };
+    for attempt in 1..=TRIES {
+        // The session passes on only the first answer to a message, so offering it again does no harm.
+        match outbox.send(delivery.clone()).await {
+            Ok(()) => return,
+            Err(error @ (QueueError::Invalid(_) | QueueError::Closed)) => {
+                tracing::error!(%error, job = job.message_id(), "answer can't be sent");
+                return;
+            }
+            Err(error) => tracing::warn!(%error, attempt, job = job.message_id(), "sending an answer failed"),
+        }
+        time::sleep(PAUSE).await;
+    }
+    metrics::counter!("plugsocket_replies_lost_total").increment(1);
+}

@@ -1,0 +1,59 @@
+//! Takes jobs off the queue, never more than there is room for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+use crate::queue::{Consumer, QueueError, Taken};
+
+/// Most jobs of one take.
+const TAKE_MAX: usize = 128;
+/// Pause after the queue failed.
+const FAILURE_PAUSE: Duration = Duration::from_millis(200);
+
+/// A job that this worker holds, and the room it takes up.
+pub(super) struct Held {
+    pub(super) taken: Taken,
+    _room: OwnedSemaphorePermit,
+}
+
+/// Takes until `stop` fires; what the last take brings is passed on as well. Run it in a task of its own: a take must not be dropped.
+pub(super) async fn take_jobs(consumer: Arc<dyn Consumer>, room: Arc<Semaphore>, taken: mpsc::Sender<Held>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let first = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            first = Arc::clone(&room).acquire_owned() => first,
+        };
+        let Ok(mut permits) = first else { return };
+        let more = room.available_permits().min(TAKE_MAX - 1);
+        if let Ok(more) = Arc::clone(&room).try_acquire_many_owned(u32::try_from(more).unwrap_or_default()) {
+            permits.merge(more);
+        }
+        match consumer.take(permits.num_permits()).await {
+            Ok(jobs) => {
+                metrics::counter!("plugsocket_jobs_taken_total").increment(jobs.len().try_into().unwrap_or(u64::MAX));
+                for job in jobs {
+                    let Some(room) = permits.split(1) else {
+                        tracing::error!(job = job.job.message_id(), "the queue gave more jobs than were asked for");
+                        return;
+                    };
+                    if taken.send(Held { taken: job, _room: room }).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(QueueError::Closed) => return,
+            Err(error) => {
+                tracing::warn!(%error, "taking jobs failed; trying again");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = time::sleep(FAILURE_PAUSE) => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! `join`, `leave` and `history`: into a room, out of it, and what was said there.
+
+use plugsocket_plugin::prelude::*;
+use serde::Deserialize;
+
+use crate::room::{self, RoomName, RoomRequest};
+use crate::settings::Settings;
+
+/// Most rooms one connection may be in.
+const ROOMS_MAX: usize = 32;
+
+/// Most members that the answer to `join` lists; each costs a look into the store for its nickname.
+const MEMBERS_MAX: usize = 100;
+
+/// Puts the sender into a room and tells it who is there and what was said.
+pub struct Join {
+    history_limit: u32,
+}
+
+impl Join {
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        Ok(Self { history_limit: Settings::read(config)?.history_limit })
+    }
+}
+
+impl Action for Join {
+    fn handle(&self, message: &Message, context: &Context) -> Outcome {
+        let RoomRequest { room } = message.data()?;
+        let sender = message.connection_id();
+        // Messages of one connection come one after another, so nobody else writes this key meanwhile.
+        let mut rooms = room::rooms_of(context, sender)?;
+        if !rooms.iter().any(|joined| joined == room.as_str()) {
+            if rooms.len() >= ROOMS_MAX {
+                return Err(Failure::reject("too_many_rooms", format!("leave a room first: {ROOMS_MAX} at once is the limit")));
+            }
+            rooms.push(room.as_str().to_owned());
+            context.store().set_json(&room::rooms_key(sender), &rooms)?;
+        }
+        context.join(&room.group(), sender)?;
+        let nickname = room::nickname_of(context, sender)?;
+        let joined = json!({ "room": room.as_str(), "nickname": nickname, "connection_id": sender });
+        context.to_group(room.group()).send("joined", &joined)?;
+        Ok(Reply::json(json!({
+            "room": room.as_str(),
+            "members": members(&room, sender, context)?,
+            "history": room::history_of(context, &room, self.history_limit)?,
+        })))
+    }
+}
+
+/// Who is in the room, the sender first: it is one of them even while the news of its joining is still on the way.
+fn members(room: &RoomName, sender: &str, context: &Context) -> Result<Vec<Value>, ContextError> {
+    let others = context.members(&room.group())?.into_iter().map(|info| info.connection_id).filter(|id| id != sender);
+    let connections = std::iter::once(sender.to_owned()).chain(others).take(MEMBERS_MAX);
+    connections
+        .map(|connection| {
+            let nickname = context.store().get(&room::nickname_key(&connection))?;
+            Ok(match nickname {
+                Some(nickname) => json!({ "connection_id": connection, "nickname": nickname }),
+                None => json!({ "connection_id": connection }),
+            })
+        })
+        .collect()
+}
+
+/// Takes the sender out of a room; nothing happens when it is not in.
+pub struct Leave;
+
+impl Leave {
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        Settings::read(config).map(|_| Self)
+    }
+}
+
+impl Action for Leave {
+    fn handle(&self, message: &Message, context: &Context) -> Outcome {
+        let RoomRequest { room } = message.data()?;
+        let sender = message.connection_id();
+        let mut rooms = room::rooms_of(context, sender)?;
+        if let Some(position) = rooms.iter().position(|joined| joined == room.as_str()) {
+            let nickname = room::nickname_of(context, sender)?;
+            context
+                .to_group(room.group())
+                .send("left", &json!({ "room": room.as_str(), "nickname": nickname, "connection_id": sender }))?;
+            context.leave(&room.group(), sender)?;
+            // Last, so that an attempt that failed before is made again in full.
+            rooms.remove(position);
+            context.store().set_json(&room::rooms_key(sender), &rooms)?;
+        }
+        Ok(Reply::json(json!({ "room": room.as_str() })))
+    }
+}
+
+#[derive(Deserialize)]
+struct HistoryRequest {
+    room: RoomName,
+    count: Option<u32>,
+}
+
+/// What was said in a room, oldest first; open to everybody who is registered.
+pub struct History {
+    history_limit: u32,
+}
+
+impl History {
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        Ok(Self { history_limit: Settings::read(config)?.history_limit })
+    }
+}
+
+impl Action for History {
+    fn handle(&self, message: &Message, context: &Context) -> Outcome {
+        let HistoryRequest { room, count } = message.data()?;
+        let count = count.unwrap_or(self.history_limit).min(self.history_limit);
+        Ok(Reply::json(json!({ "room": room.as_str(), "messages": room::history_of(context, &room, count)? })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plugsocket_plugin::testing::{self, MockContext};
+
+    use super::*;
+
+    fn join(context: &MockContext, room: &str) -> Outcome {
+        let action = Join::new(&Config::default()).unwrap();
+        action.handle(&testing::message("join").data(json!({ "room": room })).build(), context)
+    }
+
+    fn history(context: &MockContext, data: Value) -> Outcome {
+        History::new(&Config::default()).unwrap().handle(&testing::message("history").data(data).build(), context)
+    }
+
+    #[test]
+    fn joining_tells_the_room_and_shows_it_to_the_newcomer() {
+        let context = MockContext::new().with_connection("c2", None, &["room:lobby"]).with_connection("c3", None, &["room:other"]);
+        context.store().set("nick:c1", "Ada").unwrap();
+        context.store().set("nick:c2", "Bob").unwrap();
+        context.store().push_capped_json("history:lobby", &json!({ "text": "old" }), 50).unwrap();
+        let reply = join(&context, "lobby").unwrap().to_json().unwrap();
+        assert_eq!(reply["members"], json!([{ "connection_id": "c1", "nickname": "Ada" }, { "connection_id": "c2", "nickname": "Bob" }]));
+        assert_eq!(reply["history"], json!([{ "text": "old" }]));
+        assert_eq!(context.joined(), [("room:lobby".to_owned(), "c1".to_owned())]);
+        assert_eq!(context.sent_as("joined"), [json!({ "room": "lobby", "nickname": "Ada", "connection_id": "c1" })]);
+    }
+
+    #[test]
+    fn rooms_are_remembered_once_and_limited() {
+        let context = MockContext::new();
+        join(&context, "lobby").unwrap();
+        join(&context, "lobby").unwrap();
+        assert_eq!(room::rooms_of(&context, "c1").unwrap(), ["lobby"]);
+        for number in 1..ROOMS_MAX {
+            join(&context, &format!("room {number}")).unwrap();
+        }
+        assert!(matches!(join(&context, "one more"), Err(Failure::Reject { code, .. }) if code == "too_many_rooms"));
+        assert!(join(&context, "lobby").is_ok(), "being in already costs nothing");
+    }
+
+    #[test]
+    fn leaving_tells_the_room_once() {
+        let context = MockContext::new();
+        join(&context, "lobby").unwrap();
+        let leave = || Leave.handle(&testing::message("leave").data(json!({ "room": "lobby" })).build(), &context);
+        assert_eq!(leave(), Ok(Reply::json(json!({ "room": "lobby" }))));
+        assert_eq!(leave(), Ok(Reply::json(json!({ "room": "lobby" }))));
+        assert_eq!(context.sent_as("left"), [json!({ "room": "lobby", "nickname": "guest", "connection_id": "c1" })]);
+        assert_eq!(context.left(), [("room:lobby".to_owned(), "c1".to_owned())]);
+        assert!(room::rooms_of(&context, "c1").unwrap().is_empty());
+    }
+
+    #[test]
+    fn history_is_oldest_first_and_limited() {
+        let context = MockContext::new();
+        for number in 0..60 {
+            context.store().push_capped_json("history:lobby", &number, 100).unwrap();
+        }
+        let messages = |data| history(&context, data).unwrap().to_json().unwrap()["messages"].clone();
+        assert_eq!(messages(json!({ "room": "lobby", "count": 2 })), json!([58, 59]));
+        assert_eq!(messages(json!({ "room": "lobby", "count": 99 })).as_array().unwrap().len(), 50);
+        assert_eq!(messages(json!({ "room": "lobby", "count": 0 })), json!([]));
+        assert_eq!(messages(json!({ "room": "empty" })), json!([]));
+        assert!(matches!(history(&context, json!({ "room": "" })), Err(Failure::Reject { code, .. }) if code == "bad_data"));
+    }
+}
