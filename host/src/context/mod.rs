@@ -1,6 +1,10 @@
 //! What a plugin may ask of the host during a call, answered from the queue: the same for the server's handler and the worker's actions.
 
+mod sink;
+
 use std::sync::Arc;
+
+pub use self::sink::{ContextSink, NameLimits, Sender};
 
 use plugsocket_plugin::call::ConnectionInfo;
 

@@ -1,6 +1,24 @@
 //! From a file to a live version, and every call into it. The only room with `unsafe`.
 
+mod check;
+mod error;
+mod inspect;
+mod library;
+mod pool;
+mod registry;
+
+mod store;
+mod watcher;
+
 use std::sync::Arc;
+
+pub use self::check::{CHECK_ARGUMENT, Checker, run_child};
+pub use self::error::PluginError;
+pub use self::inspect::{Inspection, inspect};
+pub use self::pool::{InProcess, PoolOptions};
+pub use self::registry::{PluginState, PluginStatus, Registry, RegistryOptions, RejectionStatus, Roles};
+pub use self::store::{Staged, StagedStore};
+pub use self::watcher::{Change, Watcher};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +31,14 @@ pub struct Answer {
     pub status: Status,
     /// The answer, or what went wrong, as [`Status`] says.
     pub bytes: Bytes,
+}
+
+impl Answer {
+    /// A failure that another attempt may mend.
+    #[must_use]
+    pub fn retry(text: impl Into<Bytes>) -> Self {
+        Self { status: Status::Retry, bytes: text.into() }
+    }
 }
 
 /// Why a call did not come to an answer.

@@ -5,6 +5,11 @@
 #![allow(non_camel_case_types)] // abi_stable names the reference type by its own pattern.
 #![allow(unsafe_code)] // Raw instance pointers and sink targets cross the border; each use states its reason.
 
+pub mod export;
+#[cfg(test)]
+mod layout;
+pub mod link;
+
 use std::ffi::c_void;
 
 use abi_stable::StableAbi;

@@ -1,0 +1,223 @@
+//! The throw-away child: tries a library where a crash or a hang costs nothing.
+
+use std::ffi::OsString;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use plugsocket_plugin::call::{CreateRequest, HostOperation, Manifest, Role, Status};
+use serde_json::{Map, Value};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::Command;
+use tokio::time;
+
+use super::Answer;
+use super::error::PluginError;
+use super::library::{Host, Library};
+
+/// First argument of a binary that is started as the throw-away child; it then calls [`run_child`] before anything else.
+pub const CHECK_ARGUMENT: &str = "__check-plugin";
+
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// The child ends itself when its host did not live to end it.
+const CHILD_LIFE_MAX: Duration = Duration::from_secs(7);
+/// The manifest's line on the child's standard output, where the plugin may print as well.
+const MANIFEST_MARK: &str = "plugsocket-manifest: ";
+const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+const EXIT_REFUSED: u8 = 1;
+const EXIT_CONSTRUCTOR: u8 = 2;
+
+/// How to start the throw-away child.
+#[derive(Debug, Clone)]
+pub struct Checker {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    timeout: Duration,
+}
+
+impl Checker {
+    /// The running executable itself. It must call [`run_child`] when its first argument is [`CHECK_ARGUMENT`].
+    ///
+    /// # Errors
+    /// [`PluginError::Files`] when the system does not say which executable this is.
+    pub fn own_executable() -> Result<Self, PluginError> {
+        // On Linux the link stays right when the file is replaced by an upgrade.
+        let link = Path::new("/proc/self/exe");
+        if cfg!(target_os = "linux") && link.exists() {
+            return Ok(Self::program(link.to_owned()));
+        }
+        std::env::current_exe().map(Self::program).map_err(PluginError::files("find the executable", "itself"))
+    }
+
+    /// Another executable that behaves like ours.
+    #[must_use]
+    pub fn program(program: PathBuf) -> Self {
+        Self { program, arguments: Vec::new(), timeout: CHECK_TIMEOUT }
+    }
+
+    /// Arguments before [`CHECK_ARGUMENT`].
+    #[must_use]
+    pub fn with_arguments(mut self, arguments: impl IntoIterator<Item = OsString>) -> Self {
+        self.arguments = arguments.into_iter().collect();
+        self
+    }
+
+    /// Another limit than 5 s.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Loads the library in the child, builds an instance for each of `roles`, ends them, and answers the manifest.
+    /// Dropping the future kills the child.
+    ///
+    /// # Errors
+    /// [`PluginError::Constructor`] with the plugin's text; [`PluginError::Check`] for everything else, a crash by its signal's name.
+    pub async fn check(&self, path: &Path, roles: &[Role], config: &Map<String, Value>) -> Result<Manifest, PluginError> {
+        let failed = |doing: &str, error: std::io::Error| PluginError::Check(format!("can't {doing} the process that checks it: {error}"));
+        let config = serde_json::to_vec(config).map_err(|error| PluginError::Check(error.to_string()))?;
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).arg(CHECK_ARGUMENT).arg(path).arg(role_names(roles));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        // Missing functions are found now, not at the first call; and the host's own settings hold secrets.
+        command.env("LD_BIND_NOW", "1");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PLUGSOCKET_")) {
+            command.env_remove(name);
+        }
+        let mut child = command.spawn().map_err(|error| failed("start", error))?;
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let feed = async {
+            if let Some(mut stdin) = stdin {
+                // A child that dies before it reads is told of by its exit status.
+                let _ = stdin.write_all(&config).await;
+            }
+        };
+        let run = async { tokio::join!(feed, tail(stdout), tail(stderr), child.wait()) };
+        let Ok(((), stdout, stderr, status)) = time::timeout(self.timeout, run).await else {
+            return Err(PluginError::Check(format!("its constructor or shutdown did not end within {:?}", self.timeout)));
+        };
+        let status = status.map_err(|error| failed("wait for", error))?;
+        verdict(status, &String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr).trim())
+    }
+}
+
+fn verdict(status: ExitStatus, stdout: &str, stderr: &str) -> Result<Manifest, PluginError> {
+    if status.success() {
+        let manifest = stdout.lines().rev().find_map(|line| line.strip_prefix(MANIFEST_MARK));
+        let manifest = manifest.ok_or_else(|| PluginError::Check("it ended the process that checks it".to_owned()))?;
+        return serde_json::from_str(manifest).map_err(|error| PluginError::Manifest(error.to_string()));
+    }
+    let last = stderr.rsplit(MANIFEST_MARK).next().unwrap_or(stderr).trim().to_owned();
+    match status.code() {
+        Some(code) if code == i32::from(EXIT_CONSTRUCTOR) => Err(PluginError::Constructor(last)),
+        Some(code) if code == i32::from(EXIT_REFUSED) => Err(PluginError::Check(last)),
+        Some(code) => Err(PluginError::Check(format!("it ended the process that checks it with exit code {code}; it said: {last}"))),
+        None => Err(PluginError::Check(format!("it crashed the process that checks it with {}; it said: {last}", signal_name(status)))),
+    }
+}
+
+#[cfg(unix)]
+fn signal_name(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt as _;
+    let bus = if cfg!(target_os = "linux") { 7 } else { 10 };
+    match status.signal() {
+        Some(4) => "SIGILL".to_owned(),
+        Some(5) => "SIGTRAP".to_owned(),
+        Some(6) => "SIGABRT (it aborted)".to_owned(),
+        Some(8) => "SIGFPE".to_owned(),
+        Some(9) => "SIGKILL (out of memory?)".to_owned(),
+        Some(11) => "SIGSEGV".to_owned(),
+        Some(number) if number == bus => "SIGBUS (is the file cut off, or its disk full?)".to_owned(),
+        Some(number) => format!("signal {number}"),
+        None => "an unknown end".to_owned(),
+    }
+}
+
+#[cfg(not(unix))]
+fn signal_name(status: ExitStatus) -> String {
+    status.to_string()
+}
+
+/// Reads to the end and keeps the last part.
+async fn tail(reader: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let Some(mut reader) = reader else { return kept };
+    while matches!(reader.read_buf(&mut kept).await, Ok(count) if count > 0) {
+        if kept.len() > 2 * OUTPUT_BYTES_MAX {
+            kept.drain(..kept.len() - OUTPUT_BYTES_MAX);
+        }
+    }
+    kept
+}
+
+fn role_names(roles: &[Role]) -> String {
+    roles.iter().map(|role| if *role == Role::Handler { "handler" } else { "actions" }).collect::<Vec<_>>().join(",")
+}
+
+/// What the throw-away child does, given the arguments behind [`CHECK_ARGUMENT`]: the file, and the roles to build, joined by commas.
+/// Reads the config table as JSON from standard input. Call it before the process has threads or state.
+#[must_use]
+pub fn run_child(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let watchdog = std::thread::Builder::new().name("watchdog".to_owned()).spawn(|| {
+        std::thread::sleep(CHILD_LIFE_MAX);
+        std::process::abort();
+    });
+    let (Some(path), Some(roles), Ok(_)) = (arguments.next(), arguments.next(), watchdog) else {
+        eprintln!("{MANIFEST_MARK}this hidden argument is for the host itself");
+        return ExitCode::from(EXIT_REFUSED);
+    };
+    match try_library(Path::new(&path), &roles.to_string_lossy()) {
+        Ok(manifest) => {
+            let mut stdout = std::io::stdout().lock();
+            // A line of its own, whatever the plugin has printed.
+            let written = writeln!(stdout, "\n{MANIFEST_MARK}{manifest}").and_then(|()| stdout.flush());
+            if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_REFUSED) }
+        }
+        Err(PluginError::Constructor(text)) => {
+            eprintln!("\n{MANIFEST_MARK}{text}");
+            ExitCode::from(EXIT_CONSTRUCTOR)
+        }
+        Err(error) => {
+            eprintln!("\n{MANIFEST_MARK}{error}");
+            ExitCode::from(EXIT_REFUSED)
+        }
+    }
+}
+
+fn try_library(path: &Path, roles: &str) -> Result<String, PluginError> {
+    let mut config = Vec::new();
+    let unreadable = |text: String| PluginError::Check(format!("the config table can't be read: {text}"));
+    std::io::stdin().lock().take(CONFIG_BYTES_MAX).read_to_end(&mut config).map_err(|error| unreadable(error.to_string()))?;
+    let config: Map<String, Value> = serde_json::from_slice(&config).map_err(|error| unreadable(error.to_string()))?;
+    let library = Library::load(path)?;
+    let manifest = library.describe()?;
+    for role in roles.split(',').filter(|role| !role.is_empty()) {
+        let role = if role == "handler" { Role::Handler } else { Role::Actions };
+        if role == Role::Handler && !manifest.handler {
+            continue; // The registry refuses it with a better text.
+        }
+        let instance = library.create(&CreateRequest { role, config: config.clone() }, Arc::new(NoHost))?;
+        instance.shutdown();
+    }
+    serde_json::to_string(&manifest).map_err(|error| PluginError::Manifest(error.to_string()))
+}
+
+/// The host of an instance that takes no calls: swallows logs, and has nothing else to give.
+struct NoHost;
+
+impl Host for NoHost {
+    fn invoke(&self, _token: u64, operation: u32, _input: Bytes) -> Answer {
+        if operation == HostOperation::Log as u32 {
+            return Answer { status: Status::Done, bytes: Bytes::new() };
+        }
+        Answer::retry("not available while the plugin is being checked")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+//! A plugin in this process: its own threads, bounded waiting, and the way back from its calls to the host.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use plugsocket_plugin::call::{HostOperation, LogEvent, Operation, Status};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::library::{Host, Instance};
+use super::{Answer, CallError, Callee, HostSink};
+
+/// How a plugin's calls run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolOptions {
+    /// Names the threads and the log's events.
+    pub plugin: Arc<str>,
+    /// Calls at once; at least 1.
+    pub threads: usize,
+    /// Calls that may wait beyond those.
+    pub waiting_max: usize,
+}
+
+/// What the threads run: a plugin's instance, or a test's function.
+pub(super) trait Subject: Send + Sync + Sized + 'static {
+    /// Runs one call on this thread.
+    fn call(&self, token: u64, operation: Operation, input: &[u8]) -> Answer;
+
+    /// Ends it; no call runs any more.
+    fn shutdown(self);
+}
+
+impl Subject for Instance {
+    fn call(&self, token: u64, operation: Operation, input: &[u8]) -> Answer {
+        self.call(token, operation, input)
+    }
+
+    fn shutdown(self) {
+        self.shutdown();
+    }
+}
+
+/// One instance, called directly by threads of its own.
+///
+/// Panics inside the plugin are contained; a crash ends the process. Dropping it lets the threads finish what they run, and end.
+pub struct InProcess {
+    desk: Arc<Desk>,
+    host: Arc<PoolHost>,
+    ended: CancellationToken,
+}
+
+/// Where calls wait for the threads.
+struct Desk {
+    state: Mutex<DeskState>,
+    wake: Condvar,
+    waiting_max: usize,
+}
+
+#[derive(Default)]
+struct DeskState {
+    waiting: VecDeque<Work>,
+    idle: usize,
+    running: usize,
+    is_closed: bool,
+}
+
+struct Work {
+    token: u64,
+    operation: Operation,
+    input: Bytes,
+    answer: oneshot::Sender<Answer>,
+}
+
+impl InProcess {
+    /// Starts the threads of an instance that was created with `host`.
+    ///
+    /// # Errors
+    /// The system's, when it gives no threads; the instance is then shut down.
+    pub(super) fn start<S: Subject>(subject: S, host: Arc<PoolHost>, options: &PoolOptions) -> io::Result<Arc<Self>> {
+        let desk = Arc::new(Desk { state: Mutex::default(), wake: Condvar::new(), waiting_max: options.waiting_max });
+        let pool = Arc::new(Self { desk: Arc::clone(&desk), host, ended: CancellationToken::new() });
+        let subject = Arc::new(subject);
+        for _ in 0..options.threads.max(1) {
+            let (desk, subject, ended) = (Arc::clone(&desk), Arc::clone(&subject), pool.ended.clone());
+            let run = move || {
+                desk.serve(subject.as_ref());
+                // Exactly one thread, the last, gets the instance itself.
+                if let Some(subject) = Arc::into_inner(subject) {
+                    let _ended = ended.drop_guard();
+                    subject.shutdown();
+                }
+            };
+            thread::Builder::new().name(format!("plug:{}", options.plugin)).spawn(run)?;
+        }
+        if let Some(subject) = Arc::into_inner(subject) {
+            subject.shutdown(); // Unreachable while the desk is open; kept so that the instance can't be lost.
+        }
+        Ok(pool)
+    }
+
+    /// Takes no calls any more; those waiting and running are finished, then the instance is shut down.
+    pub fn close(&self) {
+        self.desk.close();
+    }
+
+    /// Resolves when the instance has been shut down after [`Self::close`]. Cancel-safe.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Calls running at this moment.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.desk.lock().running
+    }
+}
+
+impl Drop for InProcess {
+    fn drop(&mut self) {
+        self.desk.close();
+    }
+}
+
+#[async_trait]
+impl Callee for InProcess {
+    async fn call(&self, operation: Operation, input: Bytes, sink: Arc<dyn HostSink>) -> Result<Answer, CallError> {
+        // The guard lives in this future: whoever gives up on a call also takes back its say.
+        let token = self.host.admit(sink);
+        let (answer, answered) = oneshot::channel();
+        self.desk.offer(Work { token: token.number, operation, input, answer })?;
+        answered.await.map_err(|_| CallError::Gone("its thread ended during the call".to_owned()))
+    }
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, DeskState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn offer(&self, work: Work) -> Result<(), CallError> {
+        let mut state = self.lock();
+        if state.is_closed {
+            return Err(CallError::Gone("this version has been retired".to_owned()));
+        }
+        // Those who gave up while they waited do not count.
+        if state.waiting.len() >= state.idle + self.waiting_max {
+            state.waiting.retain(|work| !work.answer.is_closed());
+        }
+        if state.waiting.len() >= state.idle + self.waiting_max {
+            return Err(CallError::Overloaded);
+        }
+        state.waiting.push_back(work);
+        drop(state);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    fn close(&self) {
+        self.lock().is_closed = true;
+        self.wake.notify_all();
+    }
+
+    /// One thread's life.
+    fn serve<S: Subject>(&self, subject: &S) {
+        let mut state = self.lock();
+        loop {
+            if let Some(work) = state.waiting.pop_front() {
+                if work.answer.is_closed() {
+                    continue; // Nobody waits for it: it never begins.
+                }
+                state.running += 1;
+                drop(state);
+                let answer = subject.call(work.token, work.operation, &work.input);
+                let _ = work.answer.send(answer);
+                state = self.lock();
+                state.running -= 1;
+            } else if state.is_closed {
+                return;
+            } else {
+                state.idle += 1;
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
+            }
+        }
+    }
+}
+
+/// The host as the plugin's threads see it: tokens lead to the call they ask for.
+pub(super) struct PoolHost {
+    plugin: Arc<str>,
+    runtime: Handle,
+    next: AtomicU64,
+    calls: Mutex<HashMap<u64, Arc<dyn HostSink>>>,
+}
+
+/// One call's right to ask; gone when dropped.
+struct Token<'host> {
+    host: &'host PoolHost,
+    number: u64,
+}
+
+impl Drop for Token<'_> {
+    fn drop(&mut self) {
+        self.host.calls().remove(&self.number);
+    }
+}
+
+impl PoolHost {
+    /// Requests of the plugin called `plugin` are answered on `runtime`.
+    pub(super) fn new(plugin: Arc<str>, runtime: Handle) -> Arc<Self> {
+        Arc::new(Self { plugin, runtime, next: AtomicU64::new(1), calls: Mutex::default() })
+    }
+
+    fn calls(&self) -> MutexGuard<'_, HashMap<u64, Arc<dyn HostSink>>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn admit(&self, sink: Arc<dyn HostSink>) -> Token<'_> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.calls().insert(number, sink);
+        Token { host: self, number }
+    }
+}
+
+impl Host for PoolHost {
+    fn invoke(&self, token: u64, operation: u32, input: Bytes) -> Answer {
+        let Ok(operation) = HostOperation::try_from(operation) else {
+            return Answer { status: Status::Unsupported, bytes: Bytes::new() };
+        };
+        if operation == HostOperation::Log {
+            return log(&self.plugin, &input);
+        }
+        let Some(sink) = self.calls().get(&token).map(Arc::clone) else {
+            return Answer::retry("call is over");
+        };
+        self.runtime.block_on(sink.request(operation, input))
+    }
+}
+
+/// Longest event of a plugin that is logged, in bytes.
+const LOG_BYTES_MAX: usize = 64 * 1024;
+
+fn log(plugin: &str, input: &[u8]) -> Answer {
+    if input.len() > LOG_BYTES_MAX {
+        tracing::warn!(plugin, bytes = input.len(), "event of a plugin is too long for the log");
+        return Answer { status: Status::Done, bytes: Bytes::new() };
+    }
+    let event: LogEvent = match serde_json::from_slice(input) {
+        Ok(event) => event,
+        Err(error) => return Answer::retry(format!("log event can't be read: {error}")),
+    };
+    let fields = event.fields.iter().map(|(name, value)| format!("{name}={value:?}")).collect::<Vec<_>>().join(" ");
+    let fields = Some(fields.as_str()).filter(|fields| !fields.is_empty());
+    let (message, module) = (event.message.as_str(), event.target.as_str());
+    match event.level.as_str() {
+        "ERROR" => tracing::error!(target: "plugin", plugin, module, fields, "{message}"),
+        "WARN" => tracing::warn!(target: "plugin", plugin, module, fields, "{message}"),
+        "DEBUG" => tracing::debug!(target: "plugin", plugin, module, fields, "{message}"),
+        "TRACE" => tracing::trace!(target: "plugin", plugin, module, fields, "{message}"),
+        _ => tracing::info!(target: "plugin", plugin, module, fields, "{message}"),
+    }
+    Answer { status: Status::Done, bytes: Bytes::new() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! Which version serves what: one writer brings files to life, everybody else reads one pointer.
+
+mod lifecycle;
+mod status;
+mod writer;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::status::{PluginState, PluginStatus, RejectionStatus};
+use self::writer::Writer;
+use super::check::Checker;
+use super::error::PluginError;
+use super::store::StagedStore;
+use super::{LiveVersion, Plugins};
+use crate::config::LiveSettings;
+
+/// How long [`Registry::close`] waits for plugins to end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+const COMMANDS_WAITING: usize = 16;
+
+/// What this process needs plugins for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Roles {
+    /// The server's handler, `server.handler`.
+    pub handler: bool,
+    /// The worker's actions, `[actions]`.
+    pub actions: bool,
+}
+
+/// What a registry works with.
+pub struct RegistryOptions {
+    /// What plugins are needed for.
+    pub roles: Roles,
+    /// Read anew at every [`Registry::apply`].
+    pub settings: LiveSettings,
+    /// The throw-away child.
+    pub checker: Checker,
+}
+
+/// The plugins of this process.
+pub struct Registry {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<oneshot::Sender<()>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What readers see.
+#[derive(Default)]
+struct Shared {
+    table: ArcSwap<Table>,
+    statuses: ArcSwap<Vec<PluginStatus>>,
+}
+
+/// Never changed, only replaced.
+#[derive(Default)]
+struct Table {
+    actions: HashMap<String, Arc<LiveVersion>>,
+    handler: Option<Arc<LiveVersion>>,
+}
+
+impl Registry {
+    /// Opens the store of copies and brings up what the settings ask for. A plugin that does not come up is logged and stands in
+    /// [`Self::snapshot`]; it does not fail the start.
+    ///
+    /// # Errors
+    /// [`PluginError::Files`] when the folder of copies can't be used.
+    pub async fn start(options: RegistryOptions) -> Result<Arc<Self>, PluginError> {
+        let state_dir = options.settings.load().state_dir.clone();
+        let store = tokio::task::spawn_blocking(move || StagedStore::open(&state_dir));
+        let store = store.await.map_err(|error| PluginError::Check(error.to_string()))??;
+        let (shared, tasks, stop) = (Arc::new(Shared::default()), TaskTracker::new(), CancellationToken::new());
+        let (commands, asked) = mpsc::channel(COMMANDS_WAITING);
+        let mut writer = Writer::new(options, store, Arc::clone(&shared), tasks.clone(), Handle::current());
+        writer.pass().await;
+        tasks.spawn(writer.run(asked, stop.clone()));
+        Ok(Arc::new(Self { shared, commands, tasks, stop }))
+    }
+
+    /// Makes what is live agree with files and settings; resolves when it does, or is known not to. Several callers share one pass.
+    /// Dropping the future does not stop the pass.
+    pub async fn apply(&self) {
+        let (done, is_done) = oneshot::channel();
+        if self.commands.send(done).await.is_ok() {
+            let _ = is_done.await; // The writer ends only when the registry is closed.
+        }
+    }
+
+    /// What every wanted plugin is doing.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Vec<PluginStatus>> {
+        self.shared.statuses.load_full()
+    }
+
+    /// Takes every version out of service and runs the plugins' `shutdown`, waiting at most 5 s. Call it when no more calls come.
+    pub async fn close(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if time::timeout(CLOSE_TIMEOUT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("plugins did not shut down within {CLOSE_TIMEOUT:?}; going on without them");
+        }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Plugins for Registry {
+    fn action(&self, action: &str) -> Option<Arc<LiveVersion>> {
+        self.shared.table.load().actions.get(action).map(Arc::clone)
+    }
+
+    fn handler(&self) -> Option<Arc<LiveVersion>> {
+        self.shared.table.load().handler.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;
