@@ -1,1 +1,135 @@
-//! server
+//! Sockets and sessions: the only room naming `tungstenite`.
+//!
+//! The way of a message: [`gateway`] accepts, [`handshake`] upgrades, [`task`] reads, [`route`] decides, the queue or [`handler_calls`] takes it.
+//! The way back: [`delivery`] receives, [`roster`] finds the sessions, [`outlet`] holds the frames, [`socket`] writes them.
+
+mod announce;
+mod delivery;
+mod gateway;
+mod handler_calls;
+mod handler_work;
+mod handshake;
+mod head;
+mod heartbeat;
+mod ledger;
+mod node;
+mod outlet;
+mod rate;
+mod registration;
+mod replace;
+mod roster;
+mod route;
+mod session;
+mod sink;
+mod socket;
+mod task;
+#[cfg(test)]
+mod tests;
+mod ticker;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use self::gateway::Drained;
+use self::node::Node;
+use crate::config::LiveSettings;
+use crate::plugin::Plugins;
+use crate::queue::Queue;
+use crate::wire::ids::NodeId;
+
+/// Why the server can't start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The address can't be listened on.
+    #[error("can't listen on {address} (`server.listen`): is it in use, or not this machine's?")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A server that listens and does not accept yet.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    node: Arc<Node>,
+}
+
+impl Server {
+    /// Binds `server.listen`, port 0 included. Clients may connect from here on; they are served once [`Self::run`] runs.
+    ///
+    /// # Errors
+    /// [`ServerError::Bind`]
+    pub async fn bind(queue: Queue, plugins: Arc<dyn Plugins>, settings: LiveSettings, node: NodeId) -> Result<Self, ServerError> {
+        let address = settings.load().server.listen;
+        let bind_error = |source| ServerError::Bind { address, source };
+        let listener = TcpListener::bind(address).await.map_err(bind_error)?;
+        let address = listener.local_addr().map_err(bind_error)?;
+        Ok(Self { listener, address, node: Arc::new(Node::new(node, queue, plugins, settings)) })
+    }
+
+    /// The address that was bound.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What can be asked of the server while it runs.
+    #[must_use]
+    pub fn sessions(&self) -> Sessions {
+        Sessions { node: Arc::clone(&self.node) }
+    }
+
+    /// Accepts until `stop` fires, then closes every session (4104), runs their `disconnect` calls and withdraws the node, within
+    /// `server.drain_timeout`.
+    ///
+    /// Cancel by firing `stop`, not by dropping the future: dropping leaves sessions running.
+    pub async fn run(self, stop: CancellationToken) -> Drained {
+        gateway::run(self.listener, self.node, stop).await
+    }
+}
+
+/// The server's state, for `/readyz` and the like; cheap to clone.
+#[derive(Clone)]
+pub struct Sessions {
+    node: Arc<Node>,
+}
+
+impl Sessions {
+    /// Whether clients can register and be served: handler live, queue up, deliveries arriving, not draining.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.node.is_ready()
+    }
+
+    /// Whether the server is shutting down.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.node.roster.is_draining()
+    }
+
+    /// Sessions whose handshake is done.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.node.roster.counts().0
+    }
+
+    /// Sessions that are registered.
+    #[must_use]
+    pub fn registered(&self) -> usize {
+        self.node.roster.counts().1
+    }
+
+    /// Handler calls that wait or run.
+    #[must_use]
+    pub fn handler_calls(&self) -> usize {
+        self.node.calls.open()
+    }
+}

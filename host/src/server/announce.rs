@@ -1,0 +1,84 @@
+//! Keeps the queue's presence in step with the roster: changes of one route never overtake each other.
+
+use std::hash::{BuildHasher, RandomState};
+
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::node::Node;
+use super::session::Session;
+use crate::queue::{Entry, QueueError};
+use crate::wire::ids::SessionId;
+
+const GATES: usize = 64;
+
+/// A lock per route (hashed): without it "the last one of this user has left" could be written after "one has come" and cut the new one off.
+pub(crate) struct Gates {
+    gates: [Mutex<()>; GATES],
+    hasher: RandomState,
+}
+
+impl Gates {
+    /// All open.
+    pub fn new() -> Self {
+        Self { gates: std::array::from_fn(|_| Mutex::new(())), hasher: RandomState::new() }
+    }
+
+    async fn pass(&self, entries: &[Option<&Entry>]) -> Vec<MutexGuard<'_, ()>> {
+        let mut places = Vec::new();
+        let mut add =
+            |kind: u8, id: &str| places.push(usize::try_from(self.hasher.hash_one((kind, id)) % (GATES as u64)).unwrap_or_default());
+        for entry in entries.iter().flatten() {
+            add(b'c', &entry.connection_id);
+            entry.user_id.iter().for_each(|user| add(b'u', user));
+            entry.groups.iter().for_each(|group| add(b'g', group));
+        }
+        // Always in the same order, so that two of us never wait for each other.
+        places.sort_unstable();
+        places.dedup();
+        let mut guards = Vec::with_capacity(places.len());
+        for place in places {
+            guards.push(self.gates[place].lock().await);
+        }
+        guards
+    }
+}
+
+/// Makes a session a member here and in the queue; `at_entry` runs before anything can be sent to it as a member. Closes an older session with
+/// the same public id, wherever it is.
+///
+/// # Errors
+/// [`QueueError`]: not announced, and no member here.
+pub(crate) async fn enter(node: &Node, entry: &Entry, at_entry: impl FnOnce()) -> Result<(), QueueError> {
+    let previous = node.roster.announced(&entry.session);
+    let _guards = node.gates.pass(&[Some(entry), previous.as_ref()]).await;
+    if entry.connection_id != entry.session.as_str() {
+        super::replace::close_elsewhere(node, &entry.connection_id).await?;
+    }
+    node.queue.presence.enter(entry, previous.as_ref()).await?;
+    if let Some(older) = node.roster.enter(entry, at_entry) {
+        super::replace::close_here(&older);
+    }
+    Ok(())
+}
+
+/// Ends a session's membership here and in the queue; with `is_gone` the session goes as well.
+pub(crate) async fn leave(node: &Node, session: &SessionId, is_gone: bool) {
+    let announced = node.roster.announced(session);
+    let _guards = node.gates.pass(&[announced.as_ref()]).await;
+    let departure = if is_gone { node.roster.remove(session) } else { node.roster.vacate(session) };
+    let Some(departure) = departure else { return };
+    let left = node.queue.presence.leave(&departure.entry, departure.last_of_user, &departure.last_of_groups).await;
+    if let Err(error) = left {
+        tracing::warn!(%session, %error, "the queue was not told that a connection left; it is cleaned up when this node goes");
+    }
+}
+
+/// Tells the queue a session's groups, when they changed.
+pub(crate) async fn regroup(node: &Node, session: &Session) {
+    let announced = node.roster.announced(&session.id);
+    let _guards = node.gates.pass(&[announced.as_ref()]).await;
+    let Some((now, before)) = node.roster.take_announcement(&session.id) else { return };
+    if let Err(error) = node.queue.presence.enter(&now, Some(&before)).await {
+        tracing::warn!(session = %session.id, %error, "the queue was not told that a connection's groups changed");
+    }
+}

@@ -1,0 +1,131 @@
+//! From the node's stream of deliveries to the sessions they are for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio_util::sync::CancellationToken;
+
+use super::handler_calls::Work;
+use super::node::Node;
+use super::replace::REPLACED;
+use super::session::Session;
+use crate::queue::NodeFeed;
+use crate::wire::codes::{CloseCode, ErrorCode};
+use crate::wire::delivery::{Body, Delivery, Origin};
+use crate::wire::envelope::ClientId;
+use crate::wire::frame;
+
+/// Pause before the stream is opened again after a refusal.
+const OPEN_PAUSE: Duration = Duration::from_secs(5);
+
+/// Passes deliveries on until `stop` fires, then withdraws the node.
+///
+/// Dropping the future leaves the node announced until its lease ends.
+pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
+    let Some(Some(mut feed)) = stop.run_until_cancelled(open(&node)).await else { return };
+    node.set_receiving(true);
+    while let Some(Some(deliveries)) = stop.run_until_cancelled(feed.receive()).await {
+        metrics::counter!("plugsocket_deliveries_total").increment(deliveries.len() as u64);
+        for delivery in deliveries {
+            pass_on(&node, delivery);
+        }
+    }
+    node.set_receiving(false);
+    if !stop.is_cancelled() {
+        tracing::error!("the queue ended the stream of deliveries; nothing reaches this node's clients until it is restarted");
+    }
+    feed.close().await;
+}
+
+async fn open(node: &Node) -> Option<Box<dyn NodeFeed>> {
+    loop {
+        match node.queue.presence.open(&node.id).await {
+            Ok(feed) => return Some(feed),
+            Err(crate::queue::QueueError::Closed) => return None,
+            Err(error) => {
+                tracing::error!(%error, "this node can't receive deliveries; trying again");
+                sleep(OPEN_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Carries out one delivery. Never waits.
+pub(crate) fn pass_on(node: &Arc<Node>, delivery: Delivery) {
+    let Delivery { to, except, body, origin } = delivery;
+    let sessions = node.roster.resolve(&to, except.as_deref());
+    if sessions.is_empty() {
+        metrics::counter!("plugsocket_deliveries_unaddressed_total").increment(1);
+        return;
+    }
+    match body {
+        Body::Message { action, data } => {
+            let frame = frame::message(&action, None, &data);
+            if is_over_limit(node, frame.len(), &action) {
+                return;
+            }
+            let Ok(frame) = Utf8Bytes::try_from(frame) else { return };
+            metrics::counter!("plugsocket_frames_out_total").increment(sessions.len() as u64);
+            for session in sessions {
+                session.send_text(frame.clone());
+            }
+        }
+        Body::Reply { action, client_id, data } => {
+            let id = client_id.as_ref();
+            let frame = frame::message(&action, id, &data);
+            let is_over = is_over_limit(node, frame.len(), &action);
+            for session in sessions.iter().filter(|session| is_first(session, origin.as_ref(), id)) {
+                if is_over {
+                    session.send_error(id, ErrorCode::Failed, "the reply is too large");
+                } else {
+                    session.send(frame.clone());
+                }
+            }
+        }
+        Body::Failure { client_id, code, message } => {
+            let id = client_id.as_ref();
+            for session in sessions.iter().filter(|session| is_first(session, origin.as_ref(), id)) {
+                metrics::counter!("plugsocket_failures_passed_on_total").increment(1);
+                session.send(frame::error(id, &code, &message, None));
+            }
+        }
+        Body::Join(group) => regroup(node, &sessions, &group, true),
+        Body::Leave(group) => regroup(node, &sessions, &group, false),
+        Body::Close(reason) => {
+            let code = if reason == REPLACED { CloseCode::Replaced } else { CloseCode::Application };
+            for session in sessions {
+                session.outlet.close(code, reason.clone());
+            }
+        }
+    }
+}
+
+fn regroup(node: &Arc<Node>, sessions: &[Arc<Session>], group: &str, joins: bool) {
+    for session in sessions {
+        if node.roster.regroup(&session.id, group, joins) {
+            node.calls.push(node, session, Work::Regroup);
+        }
+    }
+}
+
+/// Whether an answer is the first one to its message; answers to messages that a plugin scheduled, and those without an origin, always are.
+fn is_first(session: &Session, origin: Option<&Origin>, id: Option<&ClientId>) -> bool {
+    let sequence = origin.and_then(|origin| session.sequence_of(&origin.message_id));
+    let is_first = sequence.is_none_or(|sequence| session.may_answer(sequence, id.is_some()));
+    if !is_first {
+        metrics::counter!("plugsocket_replies_repeated_total").increment(1);
+    }
+    is_first
+}
+
+fn is_over_limit(node: &Node, frame_bytes: usize, action: &str) -> bool {
+    let frame_bytes_max = node.settings.load().limits.frame_out_max.as_u64();
+    let is_over = frame_bytes as u64 > frame_bytes_max;
+    if is_over {
+        metrics::counter!("plugsocket_frames_dropped_total", "reason" => "too_large").increment(1);
+        tracing::warn!(action, frame_bytes, frame_bytes_max, "a frame to clients is over limits.frame_out_max; dropped");
+    }
+    is_over
+}

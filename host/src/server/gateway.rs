@@ -1,0 +1,215 @@
+//! The door: accepts sockets within the limits, turns each into a session, and drains them all at the end.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::head::{self, Rejection};
+use super::node::Node;
+use super::session::Session;
+use super::socket::Socket;
+use super::task::SessionTask;
+use super::{delivery, handshake, heartbeat, ticker};
+use crate::wire::codes::CloseCode;
+use crate::wire::ids::SessionId;
+
+/// Pause after a failed accept: most often the process is out of file descriptors, and trying at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Most refused sockets that are answered at once; further ones are closed without a word.
+const REFUSALS_MAX: usize = 256;
+
+const FULL: Rejection = Rejection {
+    status: "503 Service Unavailable",
+    headers: "Retry-After: 5\r\n",
+    body: "this server holds as many connections as it may (limits.connections_max)",
+};
+const FULL_FOR_IP: Rejection = Rejection {
+    status: "429 Too Many Requests",
+    headers: "Retry-After: 5\r\n",
+    body: "too many connections from your address (limits.connections_per_ip_max)",
+};
+
+/// How draining ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Sessions that were still open at the deadline.
+    pub cut: usize,
+    /// Handler calls (`disconnect` among them) that had not ended at the deadline.
+    pub calls_cut: usize,
+}
+
+/// Accepts until `stop` fires, then waits at most `server.drain_timeout` for sessions and their `disconnect` calls.
+pub(super) async fn run(listener: TcpListener, node: Arc<Node>, stop: CancellationToken) -> Drained {
+    let (sessions, parts, parts_stop) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
+    parts.spawn(delivery::run(Arc::clone(&node), parts_stop.clone()));
+    parts.spawn(heartbeat::run(Arc::clone(&node), parts_stop.clone()));
+    let ticker_stop = stop.child_token();
+    parts.spawn(ticker::run(Arc::clone(&node), ticker_stop));
+    let gate = Gate {
+        node: Arc::clone(&node),
+        seats: Arc::default(),
+        sessions: sessions.clone(),
+        refusals: TaskTracker::new(),
+        stop: stop.clone(),
+    };
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((socket, peer)) => gate.admit(socket, peer),
+                Err(error) => {
+                    metrics::counter!("plugsocket_accept_failures_total").increment(1);
+                    tracing::warn!(%error, "accept failed");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener); // from here on the kernel refuses newcomers
+    let deadline = Instant::now() + node.settings.load().server.drain_timeout;
+    for session in node.roster.drain() {
+        session.outlet.close(CloseCode::Draining, "this server is going away; connect again");
+    }
+    sessions.close();
+    let _ = timeout_at(deadline, sessions.wait()).await;
+    let _ = timeout_at(deadline, node.calls.finish()).await;
+    let drained = Drained { cut: sessions.len(), calls_cut: node.calls.open() };
+    parts_stop.cancel();
+    parts.close();
+    // Withdrawing the node is one short exchange with the queue; it gets a moment even when the deadline has passed.
+    let _ = timeout_at(deadline.max(Instant::now() + Duration::from_secs(1)), parts.wait()).await;
+    drained
+}
+
+struct Gate {
+    node: Arc<Node>,
+    seats: Arc<Seats>,
+    sessions: TaskTracker,
+    refusals: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Gate {
+    fn admit(&self, socket: TcpStream, peer: SocketAddr) {
+        metrics::counter!("plugsocket_connections_accepted_total").increment(1);
+        let limits = &self.node.settings.load().limits;
+        let ip = peer.ip().to_canonical();
+        match self.seats.take(ip, limits.connections_max, limits.connections_per_ip_max) {
+            Ok(seat) => {
+                // Frames are batched before they are written; waiting for more would only delay them.
+                let _ = socket.set_nodelay(true);
+                self.sessions.spawn(serve(Arc::clone(&self.node), socket, seat, self.stop.clone()));
+            }
+            Err(rejection) => self.refuse(socket, ip, rejection),
+        }
+    }
+
+    fn refuse(&self, mut socket: TcpStream, ip: IpAddr, rejection: &'static Rejection) {
+        tracing::debug!(%ip, status = rejection.status, "connection refused");
+        if self.refusals.len() < REFUSALS_MAX {
+            self.refusals.spawn(async move { handshake::refuse(&mut socket, rejection).await });
+        }
+    }
+}
+
+/// Handshake and session of one socket.
+async fn serve(node: Arc<Node>, mut socket: TcpStream, seat: Seat, stop: CancellationToken) {
+    let limits = node.settings.load().limits.clone();
+    let upgrading = Box::pin(stop.run_until_cancelled(handshake::upgrade(&mut socket, &limits))).await;
+    let Some(upgraded) = upgrading else { return Box::pin(handshake::refuse(&mut socket, &head::DRAINING)).await };
+    let Some(upgraded) = upgraded else { return };
+    let id = match SessionId::random(&node.id) {
+        Ok(id) => id,
+        Err(error) => return tracing::error!(%error, "the system's random source failed; connection dropped"),
+    };
+    let frame_bytes_max = usize::try_from(limits.frame_in_max.as_u64()).unwrap_or(usize::MAX);
+    drop(limits);
+    let socket = Socket::open(socket, upgraded.rest, frame_bytes_max).await;
+    let session = Arc::new(Session::new(id, seat.ip, Arc::clone(&node.settings), node.now_ms()));
+    if !node.roster.admit(Arc::clone(&session)) {
+        session.outlet.close(CloseCode::Draining, "this server is going away; connect again");
+    }
+    SessionTask::new(node, session, upgraded.head).run(socket).await;
+}
+
+/// Who sits where, for the limits.
+#[derive(Default)]
+struct Seats {
+    taken: Mutex<Taken>,
+}
+
+#[derive(Default)]
+struct Taken {
+    all: usize,
+    by_ip: HashMap<IpAddr, usize>,
+}
+
+impl Seats {
+    fn take(self: &Arc<Self>, ip: IpAddr, max: usize, per_ip_max: usize) -> Result<Seat, &'static Rejection> {
+        let key = network(ip);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.all >= max {
+            return Err(&FULL);
+        }
+        let here = taken.by_ip.entry(key).or_default();
+        if *here >= per_ip_max {
+            return Err(&FULL_FOR_IP);
+        }
+        *here += 1;
+        taken.all += 1;
+        Ok(Seat { seats: Arc::clone(self), ip, key })
+    }
+}
+
+/// One connection's place within the limits; dropping it gives it back.
+struct Seat {
+    seats: Arc<Seats>,
+    ip: IpAddr,
+    key: IpAddr,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut taken = self.seats.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.all -= 1;
+        if let Some(here) = taken.by_ip.get_mut(&self.key) {
+            *here -= 1;
+            if *here == 0 {
+                taken.by_ip.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// What counts as one address: all of IPv4, the /64 of IPv6, which one client has to itself.
+fn network(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) & (u128::MAX << 64))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seats_are_limited_in_all_and_per_network() {
+        let seats = Arc::new(Seats::default());
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let first = seats.take(ip("2001:db8::1"), 3, 1).unwrap();
+        assert_eq!(seats.take(ip("2001:db8::2"), 3, 1).err(), Some(&FULL_FOR_IP), "the same /64");
+        let _second = seats.take(ip("10.0.0.1"), 3, 1).unwrap();
+        let _third = seats.take(ip("10.0.0.2"), 3, 1).unwrap();
+        assert_eq!(seats.take(ip("10.0.0.3"), 3, 1).err(), Some(&FULL));
+        drop(first);
+        assert!(seats.take(ip("2001:db8::2"), 3, 1).is_ok());
+    }
+}

@@ -1,0 +1,229 @@
+//! How one piece of handler work runs: time limits, attempts, and what the client is told.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use plugsocket_plugin::call::{DisconnectCall, IdentityWire, MessageCall, Meta, Operation, RefusalWire, RejectWire, Status};
+use tokio::time::{sleep, timeout};
+
+use super::announce;
+use super::handler_calls::{Admission, Afterwards, Connect, Disconnect, Fallback};
+use super::node::{Node, unix_ms};
+use super::registration::Registration;
+use super::session::Session;
+use super::sink;
+use crate::plugin::{Answer, CallError};
+use crate::wire::codes::ErrorCode;
+use crate::wire::frame;
+use crate::wire::json::Json;
+
+/// Pause before the second attempt; doubled for each further one.
+const RETRY_BACKOFF: Duration = Duration::from_millis(100);
+const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Why a call gave no answer.
+#[derive(Debug, thiserror::Error)]
+enum CallFailure {
+    #[error("no handler is live")]
+    NoHandler,
+    #[error("the handler did not answer in time")]
+    TimedOut,
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Decides a registration. Never tried again: the handler may have done half of it, and the client can ask once more.
+pub(super) async fn connect(node: &Arc<Node>, session: &Arc<Session>, connect: Connect) {
+    let Connect { call, since, answer } = connect;
+    let limit = node.settings.load().server.handler_timeout;
+    let admission = if answer.is_closed() {
+        return;
+    } else if since.elapsed() >= limit {
+        Admission::Busy("the handler is busy".to_owned())
+    } else {
+        let input = serde_json::to_vec(&call).unwrap_or_default().into();
+        match call_handler(node, Some(session), "", Operation::Connect, input).await {
+            Ok(answer) => admission_of(node, session, &answer),
+            Err(failure) => {
+                tracing::warn!(session = %session.id, %failure, "connect failed");
+                Admission::Busy(failure.to_string())
+            }
+        }
+    };
+    // A session that is gone drops a granted registration, and that calls `disconnect`.
+    let _ = answer.send(admission);
+}
+
+fn admission_of(node: &Arc<Node>, session: &Arc<Session>, answer: &Answer) -> Admission {
+    let text = || String::from_utf8_lossy(&answer.bytes).into_owned();
+    match answer.status {
+        Status::Done if answer.bytes.is_empty() => {
+            Admission::Granted(Registration::granted(Arc::clone(node), Arc::clone(session), IdentityWire::default()))
+        }
+        Status::Done => match serde_json::from_slice(&answer.bytes) {
+            Ok(identity) => Admission::Granted(Registration::granted(Arc::clone(node), Arc::clone(session), identity)),
+            Err(error) => {
+                tracing::error!(session = %session.id, %error, "connect answered an identity that can't be read; nobody can register");
+                Admission::Busy("the handler's answer can't be read".to_owned())
+            }
+        },
+        Status::Rejected => {
+            let plain = || RefusalWire { reason: text(), keep_open: false };
+            Admission::Refused(serde_json::from_slice(&answer.bytes).unwrap_or_else(|_| plain()))
+        }
+        Status::Retry | Status::Panicked | Status::Unsupported => {
+            tracing::warn!(session = %session.id, status = ?answer.status, error = text(), "connect failed");
+            Admission::Busy("the handler failed".to_owned())
+        }
+    }
+}
+
+/// Runs a message through the handler's own action and answers it.
+pub(super) async fn fallback(node: &Arc<Node>, session: &Arc<Session>, message: &Fallback) {
+    let attempts_max = node.settings.load().server.handler_attempts.max(1);
+    let message_id = format!("{}-{}", session.id, message.sequence);
+    let mut last = CallFailure::NoHandler;
+    for attempt in 1..=attempts_max {
+        if attempt > 1 {
+            sleep(backoff(attempt)).await;
+        }
+        let input = fallback_input(node, session, message, &message_id, attempt);
+        last = match call_handler(node, Some(session), &message_id, Operation::Fallback, input).await {
+            Ok(answer) => match settle(node, session, message, answer) {
+                Ok(()) => return,
+                Err(failure) => failure,
+            },
+            Err(failure) => failure,
+        };
+        metrics::counter!("plugsocket_handler_failures_total", "operation" => "fallback").increment(1);
+        if session.outlet.has_ended() && matches!(last, CallFailure::NoHandler) {
+            return;
+        }
+    }
+    tracing::warn!(session = %session.id, action = message.action, failure = %last, "fallback message given up");
+    let code = match last {
+        CallFailure::NoHandler => ErrorCode::Unavailable,
+        CallFailure::TimedOut => ErrorCode::Timeout,
+        CallFailure::Failed(_) => ErrorCode::Failed,
+    };
+    if is_first(session, message) {
+        session.send_error(message.client_id.as_ref(), code, given_up_text(code));
+    }
+}
+
+fn given_up_text(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::Unavailable => "nothing serves this action at present",
+        ErrorCode::Timeout => "the action did not end in time",
+        _ => "the action failed",
+    }
+}
+
+fn fallback_input(node: &Node, session: &Session, message: &Fallback, message_id: &str, attempt: u32) -> Bytes {
+    let limit = node.settings.load().server.handler_timeout;
+    let call = MessageCall {
+        action: Cow::Borrowed(&message.action),
+        connection_id: Cow::Borrowed(&message.connection_id),
+        user_id: message.user_id.as_deref().map(str::to_owned),
+        data: message.data.raw().ok(),
+        meta: Meta {
+            time: message.time_ms,
+            node: node.id.to_string(),
+            ip: session.ip.to_string(),
+            attempt,
+            message_id: message_id.to_owned(),
+            client_id: message.client_id.as_ref().map(|id| id.as_json().to_owned()),
+        },
+        deadline_ms: unix_ms() + u64::try_from(limit.as_millis()).unwrap_or_default(),
+    };
+    serde_json::to_vec(&call).unwrap_or_default().into()
+}
+
+/// Answers the client, or says why another attempt is due.
+fn settle(node: &Node, session: &Session, message: &Fallback, answer: Answer) -> Result<(), CallFailure> {
+    let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+    let id = message.client_id.as_ref();
+    let reply = match answer.status {
+        Status::Done if answer.bytes.is_empty() => id.map(|_| frame::message(&message.action, id, &Json::NULL)),
+        Status::Done => {
+            let data = Json::parse(answer.bytes).map_err(|error| CallFailure::Failed(format!("the reply is no JSON: {error}")))?;
+            Some(frame::message(&message.action, id, &data))
+        }
+        Status::Rejected => {
+            let reject: RejectWire = serde_json::from_slice(&answer.bytes)
+                .unwrap_or_else(|_| RejectWire { code: ErrorCode::Failed.as_str().to_owned(), message: text(&answer.bytes) });
+            Some(frame::error(id, &reject.code, &reject.message, None))
+        }
+        Status::Retry | Status::Panicked => return Err(CallFailure::Failed(text(&answer.bytes))),
+        Status::Unsupported => return Err(CallFailure::NoHandler),
+    };
+    let frame_bytes_max = node.settings.load().limits.frame_out_max.as_u64();
+    if let Some(reply) = reply
+        && is_first(session, message)
+    {
+        if reply.len() as u64 > frame_bytes_max {
+            tracing::warn!(session = %session.id, action = message.action, bytes = reply.len(), "reply is over limits.frame_out_max");
+            session.send_error(id, ErrorCode::Failed, "the reply is too large");
+        } else {
+            session.send(reply);
+        }
+    }
+    Ok(())
+}
+
+fn is_first(session: &Session, message: &Fallback) -> bool {
+    session.may_answer(message.sequence, message.client_id.is_some())
+}
+
+/// Tells the handler that an identity has ended, then the queue.
+pub(super) async fn disconnect(node: &Arc<Node>, session: &Arc<Session>, disconnect: Disconnect) {
+    let Disconnect { identity, reason, afterwards, done } = disconnect;
+    let attempts_max = node.settings.load().server.handler_attempts.max(1);
+    let call = DisconnectCall { identity, reason: reason.to_owned() };
+    let input = Bytes::from(serde_json::to_vec(&call).unwrap_or_default());
+    for attempt in 1..=attempts_max {
+        if attempt > 1 {
+            sleep(backoff(attempt)).await;
+        }
+        let failure = match call_handler(node, Some(session), "", Operation::Disconnect, input.clone()).await {
+            // A handler that refuses a disconnect has been told all the same.
+            Ok(Answer { status: Status::Done | Status::Rejected | Status::Unsupported, .. }) => break,
+            Ok(answer) => String::from_utf8_lossy(&answer.bytes).into_owned(),
+            Err(failure) => failure.to_string(),
+        };
+        metrics::counter!("plugsocket_handler_failures_total", "operation" => "disconnect").increment(1);
+        tracing::warn!(session = %session.id, reason, attempt, failure, "disconnect failed");
+        if attempt == attempts_max {
+            metrics::counter!("plugsocket_disconnects_given_up_total").increment(1);
+        }
+    }
+    match afterwards {
+        Afterwards::Stay => {}
+        Afterwards::Leave => announce::leave(node, &session.id, false).await,
+        Afterwards::Gone => announce::leave(node, &session.id, true).await,
+    }
+    drop(done);
+}
+
+fn backoff(attempt: u32) -> Duration {
+    RETRY_BACKOFF.saturating_mul(1 << attempt.saturating_sub(2).min(16)).min(RETRY_BACKOFF_MAX)
+}
+
+async fn call_handler(
+    node: &Arc<Node>,
+    session: Option<&Arc<Session>>,
+    message_id: &str,
+    operation: Operation,
+    input: Bytes,
+) -> Result<Answer, CallFailure> {
+    let version = node.plugins.handler().ok_or(CallFailure::NoHandler)?;
+    let sink = sink::open(node, &version, message_id.to_owned(), session.map(|session| session.id.clone()));
+    let limit = node.settings.load().server.handler_timeout;
+    match timeout(limit, version.callee.call(operation, input, sink)).await {
+        Err(_) | Ok(Err(CallError::TimedOut)) => Err(CallFailure::TimedOut),
+        Ok(Err(error)) => Err(CallFailure::Failed(error.to_string())),
+        Ok(Ok(answer)) => Ok(answer),
+    }
+}

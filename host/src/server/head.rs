@@ -1,0 +1,246 @@
+//! The request head of a WebSocket upgrade: what it must say, and the HTTP answer when it does not.
+
+use plugsocket_plugin::call::ConnectCall;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::wire::ids::{NodeId, SessionId};
+
+/// Most header lines of an upgrade request.
+const HEADERS_COUNT_MAX: usize = 64;
+/// The paths clients connect to.
+const PATHS: [&str; 2] = ["/", "/ws"];
+
+/// A refused upgrade: the status line, further header lines, and a sentence for the person who sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    /// Status code and reason phrase.
+    pub status: &'static str,
+    /// Header lines, each ended by CRLF.
+    pub headers: &'static str,
+    /// The body.
+    pub body: &'static str,
+}
+
+impl Rejection {
+    /// A refusal without further header lines.
+    pub const fn new(status: &'static str, body: &'static str) -> Self {
+        Self { status, headers: "", body }
+    }
+
+    /// The whole HTTP response.
+    pub fn response(&self) -> String {
+        let Self { status, headers, body } = self;
+        let bytes = body.len() + 1;
+        format!(
+            "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {bytes}\r\n{headers}Connection: close\r\n\r\n{body}\n"
+        )
+    }
+}
+
+/// Answer to a head that is over the limit.
+pub(crate) const TOO_LARGE: Rejection =
+    Rejection::new("431 Request Header Fields Too Large", "the request head is longer than this server accepts");
+/// Answer to a head that does not come to its end.
+pub(crate) const TIMED_OUT: Rejection = Rejection::new("408 Request Timeout", "the request head did not arrive in time");
+/// Answer while the server shuts down.
+pub(crate) const DRAINING: Rejection =
+    Rejection { status: "503 Service Unavailable", headers: "Retry-After: 1\r\n", body: "this server is shutting down; connect again" };
+/// Answer to bytes that are not HTTP.
+pub(crate) const NOT_HTTP: Rejection = Rejection::new("400 Bad Request", "this port speaks plain HTTP and WebSocket (ws://), without TLS");
+
+/// A checked head: the bytes as they came, parsed again when the handler is asked.
+#[derive(Debug)]
+pub(crate) struct Head(Box<[u8]>);
+
+impl Head {
+    /// Checks the head of an upgrade request (up to and with its empty line) and answers with it the `Sec-WebSocket-Accept` value.
+    ///
+    /// # Errors
+    /// The [`Rejection`] to answer with.
+    pub fn check(bytes: &[u8], origins: &[String]) -> Result<(Self, String), Rejection> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_COUNT_MAX];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(bytes) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Err(httparse::Error::TooManyHeaders) => return Err(TOO_LARGE),
+            Ok(httparse::Status::Partial) | Err(_) => {
+                return Err(Rejection::new("400 Bad Request", "the request head is not valid HTTP/1.1"));
+            }
+        }
+        let fields = Fields(request.headers);
+        if request.method != Some("GET") {
+            return Err(Rejection { status: "405 Method Not Allowed", headers: "Allow: GET\r\n", body: "a WebSocket starts with GET" });
+        }
+        if request.version != Some(1) {
+            return Err(Rejection::new("505 HTTP Version Not Supported", "a WebSocket starts with HTTP/1.1"));
+        }
+        let path = request.path.unwrap_or_default().split('?').next().unwrap_or_default();
+        if !PATHS.contains(&path) {
+            return Err(Rejection::new("404 Not Found", "WebSocket clients connect to / or /ws"));
+        }
+        fields.check_upgrade()?;
+        fields.check_origin(origins)?;
+        let key = fields.key()?;
+        Ok((Self(bytes.into()), derive_accept_key(key)))
+    }
+
+    /// What the handler is told of the request, without `data`.
+    pub fn connect_call(&self, session: &SessionId, node: &NodeId, ip: String) -> ConnectCall {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_COUNT_MAX];
+        let mut request = httparse::Request::new(&mut headers);
+        // It parsed when it was checked.
+        let _ = request.parse(&self.0);
+        let (path, query) = request.path.map_or(("", ""), |path| path.split_once('?').unwrap_or((path, "")));
+        let line = |header: &httparse::Header<'_>| (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).into_owned());
+        ConnectCall {
+            connection_id: session.to_string(),
+            data: None,
+            node: node.to_string(),
+            ip,
+            path: path.to_owned(),
+            query: query.to_owned(),
+            headers: request.headers.iter().map(line).collect(),
+        }
+    }
+}
+
+struct Fields<'head>(&'head [httparse::Header<'head>]);
+
+impl<'head> Fields<'head> {
+    fn all(&self, name: &'static str) -> impl Iterator<Item = &'head [u8]> {
+        let headers = self.0;
+        headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value.trim_ascii())
+    }
+
+    /// The only value of a header; `None` when it is missing or there several times.
+    fn only(&self, name: &'static str) -> Option<&'head [u8]> {
+        let mut values = self.all(name);
+        values.next().filter(|_| values.next().is_none())
+    }
+
+    fn lists(&self, name: &'static str, token: &str) -> bool {
+        self.all(name).any(|value| value.split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes())))
+    }
+
+    fn check_upgrade(&self) -> Result<(), Rejection> {
+        const UPGRADE: &str = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
+        if self.only("host").is_none() {
+            return Err(Rejection::new("400 Bad Request", "exactly one Host header is needed"));
+        }
+        if !self.lists("upgrade", "websocket") {
+            let body = "this is a WebSocket server: connect with a WebSocket client";
+            return Err(Rejection { status: "426 Upgrade Required", headers: UPGRADE, body });
+        }
+        if !self.lists("connection", "upgrade") {
+            let body = "`Connection: Upgrade` is missing; a proxy in between may have removed it";
+            return Err(Rejection::new("400 Bad Request", body));
+        }
+        if self.only("sec-websocket-version") != Some(b"13") {
+            return Err(Rejection { status: "426 Upgrade Required", headers: UPGRADE, body: "Sec-WebSocket-Version must be 13" });
+        }
+        if self.all("content-length").any(|value| value != b"0") || self.all("transfer-encoding").next().is_some() {
+            return Err(Rejection::new("400 Bad Request", "an upgrade request has no body"));
+        }
+        Ok(())
+    }
+
+    fn key(&self) -> Result<&'head [u8], Rejection> {
+        // 16 bytes in base64: 22 letters and two `=`.
+        let is_key = |key: &&[u8]| {
+            key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/".contains(byte))
+        };
+        self.only("sec-websocket-key")
+            .filter(is_key)
+            .ok_or(Rejection::new("400 Bad Request", "Sec-WebSocket-Key must be there once, with 16 bytes in base64"))
+    }
+
+    fn check_origin(&self, allowed: &[String]) -> Result<(), Rejection> {
+        if self.all("origin").next().is_none() || allowed.iter().any(|origin| origin == "*") {
+            return Ok(());
+        }
+        let origin = self.only("origin").and_then(|origin| std::str::from_utf8(origin).ok()).unwrap_or_default();
+        let host = self.only("host").and_then(|host| std::str::from_utf8(host).ok()).unwrap_or_default();
+        let is_allowed = if allowed.is_empty() {
+            origin.split_once("://").is_some_and(|(_, authority)| without_port(authority).eq_ignore_ascii_case(without_port(host)))
+        } else {
+            allowed.iter().any(|entry| entry.trim_end_matches('/').eq_ignore_ascii_case(origin))
+        };
+        if is_allowed {
+            Ok(())
+        } else {
+            Err(Rejection::new("403 Forbidden", "pages of this origin may not connect (see `limits.origins`)"))
+        }
+    }
+}
+
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !(host.starts_with('[') && !host.ends_with(']')) => host,
+        _ => authority,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::ids::NodeId;
+
+    const GOOD: &str = "GET /ws?room=1 HTTP/1.1\r\nHost: chat.example:8000\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n\
+                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+    fn status(head: &str, origins: &[&str]) -> &'static str {
+        let origins: Vec<_> = origins.iter().map(|origin| (*origin).to_owned()).collect();
+        Head::check(head.as_bytes(), &origins).map_or_else(|rejection| &rejection.status[..3], |_| "101")
+    }
+
+    #[test]
+    fn the_rfc_example_passes() {
+        let (head, accept) = Head::check(GOOD.as_bytes(), &[]).unwrap();
+        assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let node = NodeId::random().unwrap();
+        let call = head.connect_call(&SessionId::random(&node).unwrap(), &node, "::1".to_owned());
+        assert_eq!((call.path.as_str(), call.query.as_str()), ("/ws", "room=1"));
+        assert_eq!(call.headers[0], ("host".to_owned(), "chat.example:8000".to_owned()));
+    }
+
+    #[test]
+    fn each_fault_has_its_status() {
+        for (from, to, expected) in [
+            ("GET", "POST", "405"),
+            ("HTTP/1.1", "HTTP/1.0", "505"),
+            ("/ws", "/wss", "404"),
+            ("Host: chat.example:8000\r\n", "", "400"),
+            ("Upgrade: WebSocket\r\n", "", "426"),
+            ("keep-alive, Upgrade", "keep-alive", "400"),
+            ("Version: 13", "Version: 8", "426"),
+            ("dGhl", "dGh", "400"),
+            ("Sec-WebSocket-Key", "X-Key", "400"),
+            ("Host:", "Content-Length: 5\r\nHost:", "400"),
+            ("Host:", "Transfer-Encoding: chunked\r\nHost:", "400"),
+            ("Host:", "Host: other\r\nHost:", "400"),
+            ("GET ", "\u{1}GET ", "400"),
+        ] {
+            assert_eq!(status(&GOOD.replacen(from, to, 1), &[]), expected, "{from} → {to}");
+        }
+        assert_eq!(status(&GOOD.replacen("Host:", &format!("{}Host:", "A: b\r\n".repeat(64)), 1), &[]), "431");
+    }
+
+    #[test]
+    fn origins() {
+        let from = |origin: &str| GOOD.replacen("Host:", &format!("Origin: {origin}\r\nHost:"), 1);
+        for (origin, allowed, expected) in [
+            ("https://chat.example", &[][..], "101"),
+            ("http://CHAT.example:3000", &[], "101"),
+            ("https://evil.example", &[], "403"),
+            ("https://chat.example.evil", &[], "403"),
+            ("null", &[], "403"),
+            ("https://evil.example", &["*"], "101"),
+            ("https://a.example", &["https://a.example/"], "101"),
+            ("https://chat.example", &["https://a.example"], "403"),
+            ("http://a.example", &["https://a.example"], "403"),
+        ] {
+            assert_eq!(status(&from(origin), allowed), expected, "{origin} {allowed:?}");
+        }
+        assert_eq!((without_port("[::1]:80"), without_port("[::1]"), without_port("a:1")), ("[::1]", "[::1]", "a"));
+    }
+}

@@ -1,0 +1,42 @@
+//! One sweep per second over all sessions: registration timeouts, pings, idle ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::node::Node;
+use super::session::Pulse;
+use crate::wire::codes::CloseCode;
+
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Sweeps until `stop` fires. Dropping the future stops it at once.
+pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
+    let mut ticks = interval(SWEEP_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        sweep(&node);
+    }
+}
+
+fn sweep(node: &Node) {
+    let settings = node.settings.load();
+    for (session, pulse) in node.roster.pulses(node.now_ms(), &settings.limits) {
+        match pulse {
+            Pulse::Unregistered => session.outlet.close(CloseCode::RegistrationTimeout, "not registered in time"),
+            Pulse::Idle => session.outlet.close(CloseCode::Idle, "nothing heard from you for too long"),
+            Pulse::Ping => session.outlet.ping(),
+        }
+    }
+    let (open, registered) = node.roster.counts();
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    for (name, count) in [
+        ("plugsocket_sessions", open),
+        ("plugsocket_sessions_registered", registered),
+        ("plugsocket_handler_calls_open", node.calls.open()),
+    ] {
+        metrics::gauge!(name).set(count as f64);
+    }
+}

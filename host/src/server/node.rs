@@ -1,0 +1,72 @@
+//! One running server, as all its parts share it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::announce::Gates;
+use super::handler_calls::HandlerCalls;
+use super::roster::Roster;
+use crate::config::LiveSettings;
+use crate::plugin::Plugins;
+use crate::queue::{Health, Queue};
+use crate::wire::ids::NodeId;
+
+/// What sessions, deliveries and handler calls need of the server.
+pub(crate) struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// The queue.
+    pub queue: Queue,
+    /// Who serves what.
+    pub plugins: Arc<dyn Plugins>,
+    /// The settings in force.
+    pub settings: LiveSettings,
+    /// Who is here.
+    pub roster: Arc<Roster>,
+    /// Order of presence changes.
+    pub gates: Gates,
+    /// Calls of the handler.
+    pub calls: HandlerCalls,
+    started: Instant,
+    is_receiving: AtomicBool,
+}
+
+impl Node {
+    /// A server without sessions.
+    pub fn new(id: NodeId, queue: Queue, plugins: Arc<dyn Plugins>, settings: LiveSettings) -> Self {
+        Self {
+            roster: Arc::new(Roster::new(id.clone())),
+            id,
+            queue,
+            plugins,
+            settings,
+            gates: Gates::new(),
+            calls: HandlerCalls::new(),
+            started: Instant::now(),
+            is_receiving: AtomicBool::new(false),
+        }
+    }
+
+    /// Milliseconds of the node's own clock, which never jumps.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Notes whether deliveries reach this node.
+    pub fn set_receiving(&self, is_receiving: bool) {
+        self.is_receiving.store(is_receiving, Relaxed);
+    }
+
+    /// Whether clients can register and be served: handler live, queue up, deliveries arriving, not draining.
+    pub fn is_ready(&self) -> bool {
+        let is_up = *self.queue.health.borrow() == Health::Up;
+        is_up && self.is_receiving.load(Relaxed) && self.plugins.handler().is_some() && !self.roster.is_draining()
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,191 @@
+//! A granted registration: whoever holds it owes the handler a `disconnect`, and dropping it pays.
+
+use std::sync::Arc;
+
+use plugsocket_plugin::Id;
+use plugsocket_plugin::call::{ConnectCall, IdentityWire};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::announce;
+use super::handler_calls::{Admission, Afterwards, Connect, Disconnect, Work};
+use super::node::Node;
+use super::session::Session;
+use crate::config::Limits;
+use crate::queue::Entry;
+use crate::wire::codes::{CloseCode, ErrorCode};
+use crate::wire::envelope::ClientId;
+use crate::wire::frame;
+use crate::wire::ids::is_reserved_connection_id;
+use crate::wire::json::Json;
+
+/// The end of a registration that nobody gave a reason for.
+const LOST: &str = "lost";
+/// The handler granted what can't be used.
+const POLICY: &str = "policy";
+/// Another identity took its place on the same socket.
+const REREGISTERED: &str = "reregistered";
+
+/// What `connect` granted. Each ends once: by [`Self::end`], by [`Self::supersede`], or when it is dropped.
+pub(crate) struct Registration {
+    /// The public id.
+    pub connection_id: Arc<str>,
+    /// The user.
+    pub user_id: Option<Arc<str>>,
+    node: Arc<Node>,
+    session: Arc<Session>,
+    identity: Option<Box<IdentityWire>>,
+}
+
+impl Registration {
+    /// The duty begins when `connect` has succeeded, before anything else is looked at.
+    pub fn granted(node: Arc<Node>, session: Arc<Session>, mut identity: IdentityWire) -> Self {
+        let id = identity.connection_id.get_or_insert_with(|| Id::from(session.id.as_str()));
+        let connection_id = id.to_string().into();
+        let user_id = identity.user_id.as_ref().map(|id| id.to_string().into());
+        Self { connection_id, user_id, node, session, identity: Some(Box::new(identity)) }
+    }
+
+    /// Queues `disconnect`, behind the session's messages to the handler. The receiver resolves when it is done; it need not be awaited.
+    pub fn end(mut self, reason: &'static str, afterwards: Afterwards) -> oneshot::Receiver<()> {
+        let (done, ended) = oneshot::channel();
+        self.submit(reason, afterwards, done);
+        ended
+    }
+
+    /// A newer `connect` has replaced this identity under the same id: no `disconnect`.
+    fn supersede(mut self) {
+        self.identity = None;
+    }
+
+    fn submit(&mut self, reason: &'static str, afterwards: Afterwards, done: oneshot::Sender<()>) {
+        if let Some(identity) = self.identity.take() {
+            let disconnect = Disconnect { identity: *identity, reason, afterwards, done };
+            self.node.calls.push(&self.node, &self.session, Work::Disconnect(Box::new(disconnect)));
+        }
+    }
+
+    fn entry(&self, limits: &Limits) -> Result<Entry, String> {
+        let identity = self.identity.as_deref().ok_or("it has ended")?;
+        let is_own = *self.connection_id == *self.session.id.as_str();
+        if !is_own && is_reserved_connection_id(&self.connection_id) {
+            return Err("connection_id has a reserved form (like a session id, or starting with ~)".to_owned());
+        }
+        if !is_own {
+            check_id("connection_id", &self.connection_id, limits.user_bytes_max)?;
+        }
+        if let Some(user) = &self.user_id {
+            check_id("user_id", user, limits.user_bytes_max)?;
+        }
+        let mut groups = identity.groups.clone();
+        groups.sort_unstable();
+        groups.dedup();
+        groups.iter().try_for_each(|group| check_id("a group", group, limits.group_bytes_max))?;
+        Ok(Entry {
+            session: self.session.id.clone(),
+            connection_id: self.connection_id.to_string(),
+            user_id: self.user_id.as_deref().map(str::to_owned),
+            groups,
+        })
+    }
+
+    /// The `registered` frame: the handler's fields, and the ids in the JSON type the handler gave.
+    fn frame(&self, id: Option<&ClientId>) -> Result<bytes::Bytes, String> {
+        let identity = self.identity.as_deref().ok_or("it has ended")?;
+        let mut data = identity.fields.clone();
+        let value = |id: &Option<Id>| serde_json::to_value(id).unwrap_or(Value::Null);
+        data.insert("connection_id".to_owned(), value(&identity.connection_id));
+        data.insert("user_id".to_owned(), value(&identity.user_id));
+        let data = Json::encode(&data).map_err(|error| error.to_string())?;
+        Ok(frame::message("registered", id, &data))
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let (done, _) = oneshot::channel();
+        self.submit(LOST, Afterwards::Gone, done);
+    }
+}
+
+fn check_id(what: &str, id: &str, bytes_max: usize) -> Result<(), String> {
+    if id.is_empty() || id.len() > bytes_max {
+        return Err(format!("{what} must have 1 to {bytes_max} bytes, it has {}", id.len()));
+    }
+    if id.chars().any(char::is_control) {
+        return Err(format!("{what} must not have control characters"));
+    }
+    Ok(())
+}
+
+/// A `register` frame, and what the session had before it.
+pub(crate) struct Request {
+    /// The handler's input.
+    pub call: ConnectCall,
+    /// The frame's `id`.
+    pub client_id: Option<ClientId>,
+    /// The registration that holds so far.
+    pub previous: Option<Registration>,
+}
+
+/// Carries out a `register`: asks the handler, makes the session a member, tells the client. Answers the registration that holds afterwards.
+///
+/// Dropping the future ends the registrations in it.
+pub(crate) async fn register(node: Arc<Node>, session: Arc<Session>, request: Request) -> Option<Registration> {
+    let Request { call, client_id, previous } = request;
+    let id = client_id.as_ref();
+    let (answer, decided) = oneshot::channel();
+    let connect = Connect { call: Box::new(call), since: std::time::Instant::now(), answer };
+    node.calls.push(&node, &session, Work::Connect(connect));
+    let admission = decided.await.unwrap_or_else(|_| Admission::Busy("the server is shutting down".to_owned()));
+    let granted = match admission {
+        Admission::Granted(granted) => granted,
+        Admission::Refused(refusal) => {
+            metrics::counter!("plugsocket_registrations_total", "outcome" => "refused").increment(1);
+            session.send_error(id, ErrorCode::Refused, &refusal.reason);
+            if !refusal.keep_open {
+                session.outlet.close(CloseCode::Refused, refusal.reason);
+            }
+            return previous;
+        }
+        Admission::Busy(reason) => {
+            metrics::counter!("plugsocket_registrations_total", "outcome" => "busy").increment(1);
+            session.send_error(id, ErrorCode::Busy, &reason);
+            return previous;
+        }
+    };
+    let checked = granted.entry(&node.settings.load().limits).and_then(|entry| Ok((entry, granted.frame(id)?)));
+    let (entry, frame) = match checked {
+        Ok(checked) => checked,
+        Err(reason) => {
+            tracing::error!(session = %session.id, reason, "connect granted an identity that can't be used; check the handler");
+            metrics::counter!("plugsocket_registrations_total", "outcome" => "unusable").increment(1);
+            let _ = granted.end(POLICY, Afterwards::Stay);
+            session.send_error(id, ErrorCode::Failed, "the handler gave an identity that can't be used");
+            return previous;
+        }
+    };
+    match previous {
+        Some(previous) if previous.connection_id == granted.connection_id => previous.supersede(),
+        // The handler hears of the old identity's end before anything happens to the new one.
+        Some(previous) => drop(previous.end(REREGISTERED, Afterwards::Stay).await),
+        None => {}
+    }
+    let at_entry = || {
+        session.stop_awaiting_registration();
+        session.send(frame);
+    };
+    match announce::enter(&node, &entry, at_entry).await {
+        Ok(()) => {
+            metrics::counter!("plugsocket_registrations_total", "outcome" => "granted").increment(1);
+            Some(granted)
+        }
+        Err(error) => {
+            tracing::warn!(session = %session.id, %error, "a registration could not be announced to the queue");
+            metrics::counter!("plugsocket_registrations_total", "outcome" => "unannounced").increment(1);
+            let _ = granted.end(LOST, Afterwards::Leave);
+            session.send_error(id, ErrorCode::Busy, "the queue can't be reached");
+            None
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Where a client's frame goes: answered here, to the queue, or to the handler.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::handler_calls::Fallback;
+use super::node::{Node, unix_ms};
+use super::registration::{self, Request};
+use super::session::Session;
+use super::task::{Resolved, SessionTask};
+use crate::config::{Limits, Settings};
+use crate::queue::{Full, OnStored, Stored};
+use crate::wire::codes::{ErrorCode, SYSTEM_ACTIONS};
+use crate::wire::envelope::{ClientId, Envelope, EnvelopeLimits};
+use crate::wire::frame;
+use crate::wire::job::Job;
+use crate::wire::json::Json;
+
+/// Pause after the batcher had room and was full again before it was our turn.
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
+
+impl SessionTask {
+    /// Checks one text frame and sends it on its way. What has to wait is left in `pending`.
+    pub(super) fn on_text(&mut self, text: &str) {
+        let settings = self.node.settings.load_full();
+        let limits = &settings.limits;
+        metrics::counter!("plugsocket_frames_in_total").increment(1);
+        // A frame costs its place even when it is no good.
+        let place = self.bucket.take(limits.messages_per_second, limits.messages_burst, self.node.now_ms());
+        let envelope = Envelope::parse(text, &envelope_limits(limits));
+        if let Err(retry_after_ms) = place {
+            let id = envelope.as_ref().map_or_else(|error| error.id(), |envelope| envelope.id.as_ref());
+            metrics::counter!("plugsocket_errors_sent_total", "code" => "rate_limited").increment(1);
+            let sentence = "you send faster than this server allows";
+            return self.session.send(frame::error(id, ErrorCode::RateLimited.as_str(), sentence, Some(retry_after_ms)));
+        }
+        match envelope {
+            Err(error) => self.session.send_error(error.id(), ErrorCode::BadFrame, &error.to_string()),
+            Ok(envelope) => match envelope.action.as_ref() {
+                "register" => self.on_register(&envelope),
+                "ping" => self.session.send(frame::bare("pong", envelope.id.as_ref())),
+                action if SYSTEM_ACTIONS.contains(&action) => {
+                    let sentence = format!("`{action}` is a reserved action that clients do not send");
+                    self.session.send_error(envelope.id.as_ref(), ErrorCode::BadFrame, &sentence);
+                }
+                _ => self.on_message(&settings, envelope),
+            },
+        }
+    }
+
+    fn on_register(&mut self, envelope: &Envelope<'_>) {
+        self.session.stop_awaiting_registration();
+        let mut call = self.head.connect_call(&self.session.id, &self.node.id, self.ip.to_string());
+        call.data = envelope.data.map(ToOwned::to_owned);
+        let request = Request { call, client_id: envelope.id.clone(), previous: self.registration.take() };
+        let (node, session) = (Arc::clone(&self.node), Arc::clone(&self.session));
+        self.pending = Some(Box::pin(async move { Resolved::Registration(registration::register(node, session, request).await) }));
+    }
+
+    fn on_message(&mut self, settings: &Settings, envelope: Envelope<'_>) {
+        let session = &self.session;
+        let Some(registration) = &self.registration else {
+            return session.send_error(envelope.id.as_ref(), ErrorCode::NotRegistered, "send `register` first");
+        };
+        self.sequence += 1;
+        if envelope.id.is_some() {
+            let mut ledger = session.ledger();
+            if ledger.unanswered() >= settings.limits.unanswered_max {
+                drop(ledger);
+                return session.send_error(envelope.id.as_ref(), ErrorCode::Busy, "too many of your requests wait for their answer");
+            }
+            ledger.expect(self.sequence);
+        }
+        let data = envelope.data.map_or(Json::NULL, Json::from);
+        let (connection_id, user_id) = (Arc::clone(&registration.connection_id), registration.user_id.clone());
+        if settings.actions.contains_key(envelope.action.as_ref()) {
+            let job = Job {
+                session: session.id.clone(),
+                connection_id,
+                user_id,
+                action: envelope.action.into_owned(),
+                sequence: self.sequence,
+                time_ms: unix_ms(),
+                client_id: envelope.id,
+                ip: self.ip.to_string(),
+                attempts: 0,
+                scheduled_id: None,
+                data,
+            };
+            self.offer(job, envelope.receipt, settings.limits.queue_wait);
+        } else {
+            let fallback = Fallback {
+                action: envelope.action.into_owned(),
+                data,
+                client_id: envelope.id,
+                sequence: self.sequence,
+                time_ms: unix_ms(),
+                connection_id,
+                user_id,
+            };
+            self.fall_back(fallback, envelope.receipt);
+        }
+    }
+
+    fn offer(&mut self, job: Job, has_receipt: bool, wait: Duration) {
+        let on_stored = on_stored(Arc::clone(&self.session), job.sequence, job.client_id.clone(), has_receipt);
+        match self.node.queue.inbox.offer(job, on_stored) {
+            Ok(()) => {}
+            Err(full) => {
+                let node = Arc::clone(&self.node);
+                self.pending = Some(Box::pin(async move {
+                    offer_when_there_is_room(&node, full, wait).await;
+                    Resolved::Offered
+                }));
+            }
+        }
+    }
+
+    fn fall_back(&self, fallback: Fallback, has_receipt: bool) {
+        let session = &self.session;
+        let client_id = fallback.client_id.clone();
+        match self.node.calls.offer(&self.node, session, Box::new(fallback)) {
+            // Nothing is stored for these; the receipt says that the server took it.
+            Ok(()) if has_receipt => session.send(frame::bare("accepted", client_id.as_ref())),
+            Ok(()) => {}
+            Err(fallback) => {
+                if session.may_answer(fallback.sequence, client_id.is_some()) {
+                    session.send_error(client_id.as_ref(), ErrorCode::Busy, "too many of your messages wait for the handler");
+                }
+            }
+        }
+    }
+}
+
+/// Tries until `wait` is over, then tells the client that the message was not stored.
+async fn offer_when_there_is_room(node: &Node, mut full: Full, wait: Duration) {
+    let deadline = Instant::now() + wait;
+    while timeout_at(deadline, node.queue.inbox.room()).await.is_ok() {
+        match node.queue.inbox.offer(full.job, full.on_stored) {
+            Ok(()) => return,
+            Err(again) => full = again,
+        }
+        if timeout_at(deadline, sleep(ROOM_PAUSE)).await.is_err() {
+            break;
+        }
+    }
+    (full.on_stored)(Stored::No("the queue is full".to_owned()));
+}
+
+fn on_stored(session: Arc<Session>, sequence: u64, client_id: Option<ClientId>, has_receipt: bool) -> OnStored {
+    Box::new(move |stored| {
+        let (code, sentence) = match stored {
+            Stored::Yes => {
+                if has_receipt {
+                    session.send(frame::bare("accepted", client_id.as_ref()));
+                }
+                return;
+            }
+            Stored::No(reason) => (ErrorCode::Busy, reason),
+            Stored::Unknown => (ErrorCode::Unconfirmed, "the queue did not confirm the message; it may run".to_owned()),
+        };
+        if session.may_answer(sequence, client_id.is_some()) {
+            session.send_error(client_id.as_ref(), code, &sentence);
+        }
+    })
+}
+
+fn envelope_limits(limits: &Limits) -> EnvelopeLimits {
+    EnvelopeLimits {
+        frame_bytes_max: usize::try_from(limits.frame_in_max.as_u64()).unwrap_or(usize::MAX),
+        action_bytes_max: limits.action_bytes_max,
+        json_depth_max: limits.json_depth_max,
+    }
+}

@@ -1,0 +1,37 @@
+//! What a handler call may ask of the host: the one place where the server opens a context.
+
+use std::sync::Arc;
+
+use super::node::Node;
+use crate::context::{ContextOptions, LocalConnections};
+use crate::plugin::{HostSink, LiveVersion};
+use crate::wire::ids::SessionId;
+
+/// The context of one call. `message_id` is empty for calls that belong to no message.
+pub(crate) fn open(node: &Node, version: &LiveVersion, message_id: String, session: Option<SessionId>) -> Arc<dyn HostSink> {
+    let frame_bytes_max = usize::try_from(node.settings.load().limits.frame_out_max.as_u64()).unwrap_or(usize::MAX);
+    let local: Arc<dyn LocalConnections> = node.roster.clone();
+    let options = ContextOptions {
+        queue: node.queue.clone(),
+        plugin: Arc::clone(&version.plugin),
+        message_id,
+        session,
+        local: Some(local),
+        frame_bytes_max,
+    };
+    seam(options)
+}
+
+// SEAM: `crate::context::ContextSink::new(options)` takes this function's place.
+fn seam(_options: ContextOptions) -> Arc<dyn HostSink> {
+    Arc::new(Unserved)
+}
+
+struct Unserved;
+
+#[async_trait::async_trait]
+impl HostSink for Unserved {
+    async fn request(&self, _operation: plugsocket_plugin::call::HostOperation, _input: bytes::Bytes) -> crate::plugin::Answer {
+        crate::plugin::Answer { status: plugsocket_plugin::call::Status::Unsupported, bytes: bytes::Bytes::new() }
+    }
+}

@@ -1,0 +1,184 @@
+//! One WebSocket: reading, writing and ending it. Frames are fed as they come and flushed once, when there is nothing left to read.
+
+use std::borrow::Cow;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::{Sink, SinkExt, Stream};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::frame::coding;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
+
+use super::handshake;
+use super::outlet::{Closing, Outgoing};
+use super::session::Session;
+use crate::wire::codes::CloseCode;
+
+/// tungstenite's own default is 128 KiB for each of the two, per connection.
+const READ_BUFFER_BYTES: usize = 4096;
+/// More than this is written without waiting for the flush.
+const WRITE_BUFFER_BYTES: usize = 4096;
+/// How long the closing handshake may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A close frame's payload is 125 bytes, two of them the code.
+const CLOSE_TEXT_BYTES_MAX: usize = 123;
+
+/// How a session ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ending {
+    /// Why, as the handler is told.
+    pub code: CloseCode,
+    /// The close frame's text; `None` when the client closed or is gone, and no close frame is due.
+    pub text: Option<Cow<'static, str>>,
+}
+
+impl Ending {
+    const CLIENT: Self = Self { code: CloseCode::Normal, text: None };
+
+    fn fault(code: CloseCode, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, text: Some(text.into()) }
+    }
+}
+
+impl From<Closing> for Ending {
+    fn from(closing: Closing) -> Self {
+        Self { code: closing.code, text: Some(closing.text) }
+    }
+}
+
+impl From<Error> for Ending {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Capacity(CapacityError::MessageTooLong { max_size, .. }) => {
+                Self::fault(CloseCode::TooLarge, format!("messages may have at most {max_size} bytes"))
+            }
+            Error::Utf8(_) => Self::fault(CloseCode::InvalidText, "text must be UTF-8"),
+            // The connection broke off; there is nobody to tell.
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_) => Self::CLIENT,
+            Error::ConnectionClosed | Error::AlreadyClosed => Self::CLIENT,
+            Error::Protocol(error) => Self::fault(CloseCode::Protocol, error.to_string()),
+            other => Self::fault(CloseCode::Protocol, other.to_string()),
+        }
+    }
+}
+
+/// What came of a turn.
+pub(crate) enum Event {
+    /// A text frame.
+    Text(Utf8Bytes),
+    /// It is over.
+    Ended(Ending),
+}
+
+/// The socket, owned by its session's task.
+pub(crate) struct Socket {
+    stream: WebSocketStream<TcpStream>,
+    is_unflushed: bool,
+}
+
+impl Socket {
+    /// Takes an upgraded socket over. `rest` is what was read behind the request head.
+    pub async fn open(socket: TcpStream, rest: Vec<u8>, frame_bytes_max: usize) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(WRITE_BUFFER_BYTES)
+            .max_message_size(Some(frame_bytes_max))
+            .max_frame_size(Some(frame_bytes_max));
+        let stream = WebSocketStream::from_partially_read(socket, rest, Role::Server, Some(config)).await;
+        Self { stream, is_unflushed: false }
+    }
+
+    /// Writes what waits in the session's outlet and, when `is_reading`, answers the next text frame. Resumes when a frame comes, the outlet has
+    /// something, or the socket takes more.
+    pub fn poll_event(&mut self, context: &mut Context<'_>, session: &Session, now_ms: impl Fn() -> u64, is_reading: bool) -> Poll<Event> {
+        session.outlet.register(context.waker());
+        let fed = self.poll_feed(context, session);
+        if let Poll::Ready(Err(ending)) = fed {
+            return Poll::Ready(Event::Ended(ending));
+        }
+        while is_reading {
+            let Poll::Ready(message) = std::pin::Pin::new(&mut self.stream).poll_next(context) else { break };
+            session.heard(now_ms());
+            match message {
+                Some(Ok(Message::Text(text))) => return Poll::Ready(Event::Text(text)),
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                Some(Ok(Message::Binary(_))) => {
+                    return Poll::Ready(Event::Ended(Ending::fault(CloseCode::Unsupported, "only text frames are understood")));
+                }
+                Some(Ok(Message::Close(_))) | None => return Poll::Ready(Event::Ended(Ending::CLIENT)),
+                Some(Err(error)) => return Poll::Ready(Event::Ended(error.into())),
+            }
+        }
+        if self.is_unflushed
+            && fed.is_ready()
+            && let Poll::Ready(flushed) = std::pin::Pin::new(&mut self.stream).poll_flush(context)
+        {
+            self.is_unflushed = false;
+            if let Err(error) = flushed {
+                return Poll::Ready(Event::Ended(error.into()));
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Moves frames from the outlet into the socket's own small buffer; pending while the socket takes nothing. The error is how the session ends.
+    fn poll_feed(&mut self, context: &mut Context<'_>, session: &Session) -> Poll<Result<(), Ending>> {
+        let mut stream = std::pin::Pin::new(&mut self.stream);
+        loop {
+            match stream.as_mut().poll_ready(context) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                // The client reads nothing: an end that was asked for does not wait for the frames before it.
+                Poll::Pending => return session.outlet.closing().map_or(Poll::Pending, |closing| Poll::Ready(Err(closing.into()))),
+            }
+            let message = match session.outlet.take() {
+                None => return Poll::Ready(Ok(())),
+                Some(Outgoing::Frame(text)) => Message::Text(text),
+                Some(Outgoing::Ping) => Message::Ping(Bytes::new()),
+                Some(Outgoing::Close(closing)) => return Poll::Ready(Err(closing.into())),
+            };
+            self.is_unflushed = true;
+            if let Err(error) = stream.as_mut().start_send(message) {
+                return Poll::Ready(Err(error.into()));
+            }
+        }
+    }
+
+    /// Sends the close frame, when one is due, and ends the connection, within a bounded time.
+    pub async fn close(mut self, ending: Ending) {
+        let _ = timeout(CLOSE_TIMEOUT, async {
+            if let Some(text) = ending.text {
+                let code = coding::CloseCode::from(ending.code.number());
+                let frame = CloseFrame { code, reason: within(&text, CLOSE_TEXT_BYTES_MAX).into() };
+                self.stream.send(Message::Close(Some(frame))).await?;
+            } else {
+                self.stream.flush().await?;
+            }
+            handshake::linger(self.stream.get_mut()).await.map_err(Error::Io)
+        })
+        .await;
+    }
+}
+
+fn within(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::within;
+
+    #[test]
+    fn a_close_text_is_cut_between_characters() {
+        assert_eq!(within("äöü", 3), "ä");
+        assert_eq!(within("abc", 123), "abc");
+    }
+}

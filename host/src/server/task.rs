@@ -1,0 +1,107 @@
+//! The task of one session: a single loop over its socket, its outlet and the one thing it may be waiting for.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::handler_calls::Afterwards;
+use super::head::Head;
+use super::node::Node;
+use super::rate::Bucket;
+use super::registration::Registration;
+use super::session::Session;
+use super::socket::{Ending, Event, Socket};
+
+/// What the session waits for; nothing is read meanwhile, so that a client's frames keep their order. Boxed: most sessions wait for nothing.
+pub(super) type Pending = Pin<Box<dyn Future<Output = Resolved> + Send>>;
+
+/// How the waiting ended.
+pub(super) enum Resolved {
+    /// The registration that holds now.
+    Registration(Option<Registration>),
+    /// The job was handed over, or answered `busy`.
+    Offered,
+}
+
+/// The session's own half.
+pub(crate) struct SessionTask {
+    pub(super) node: Arc<Node>,
+    pub(super) session: Arc<Session>,
+    pub(super) head: Head,
+    pub(super) ip: Box<str>,
+    pub(super) bucket: Bucket,
+    pub(super) sequence: u64,
+    pub(super) registration: Option<Registration>,
+    pub(super) pending: Option<Pending>,
+}
+
+impl SessionTask {
+    /// A session whose client has not registered yet.
+    pub fn new(node: Arc<Node>, session: Arc<Session>, head: Head) -> Self {
+        let bucket = Bucket::new(node.settings.load().limits.messages_burst, node.now_ms());
+        let ip = session.ip.to_string().into();
+        Self { node, session, head, ip, bucket, sequence: 0, registration: None, pending: None }
+    }
+
+    /// Serves the socket until either side ends it. `disconnect` is queued on every way out; it does not wait for it.
+    ///
+    /// Dropping the future queues `disconnect` with reason `lost`.
+    pub async fn run(mut self, mut socket: Socket) {
+        let ending = loop {
+            match poll_fn(|context| self.poll_turn(context, &mut socket)).await {
+                Turn::Text(text) => self.on_text(&text),
+                Turn::Resolved(resolved) => self.on_resolved(resolved),
+                Turn::Ended(ending) => break ending,
+            }
+        };
+        self.session.outlet.end();
+        if let Some(pending) = self.pending.take() {
+            // A registration that is being decided is waited for: when it is granted, its end has to be told.
+            let resolved = pending.await;
+            self.on_resolved(resolved);
+        }
+        self.finish(&ending);
+        Box::pin(socket.close(ending)).await;
+    }
+
+    fn poll_turn(&mut self, context: &mut Context<'_>, socket: &mut Socket) -> Poll<Turn> {
+        if let Some(pending) = &mut self.pending
+            && let Poll::Ready(resolved) = pending.as_mut().poll(context)
+        {
+            self.pending = None;
+            return Poll::Ready(Turn::Resolved(resolved));
+        }
+        let node = &self.node;
+        socket.poll_event(context, &self.session, || node.now_ms(), self.pending.is_none()).map(|event| match event {
+            Event::Text(text) => Turn::Text(text),
+            Event::Ended(ending) => Turn::Ended(ending),
+        })
+    }
+
+    fn on_resolved(&mut self, resolved: Resolved) {
+        if let Resolved::Registration(registration) = resolved {
+            self.registration = registration;
+            if self.registration.is_some() {
+                self.session.stop_awaiting_registration();
+            } else {
+                self.session.await_registration(self.node.now_ms());
+            }
+        }
+    }
+
+    fn finish(&mut self, ending: &Ending) {
+        let reason = ending.code.reason();
+        metrics::counter!("plugsocket_sessions_ended_total", "reason" => reason).increment(1);
+        match self.registration.take() {
+            Some(registration) => drop(registration.end(reason, Afterwards::Gone)),
+            None => drop(self.node.roster.remove(&self.session.id)),
+        }
+    }
+}
+
+enum Turn {
+    Text(tokio_tungstenite::tungstenite::Utf8Bytes),
+    Resolved(Resolved),
+    Ended(Ending),
+}

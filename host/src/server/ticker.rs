@@ -1,0 +1,53 @@
+//! The handler's periodic turn: never twice at once, skipped while no handler is live.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use plugsocket_plugin::call::{Operation, Status};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::node::Node;
+use super::sink;
+use crate::plugin::LiveVersion;
+
+/// Calls `on_loop` every `server.loop_interval` until `stop` fires. Dropping the future stops it; a call that runs goes on in the plugin.
+pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
+    loop {
+        let pause = node.settings.load().server.loop_interval.max(std::time::Duration::from_millis(1));
+        if stop.run_until_cancelled(sleep(pause)).await.is_none() {
+            return;
+        }
+        let Some(version) = node.plugins.handler() else { continue };
+        if stop.run_until_cancelled(turn(&node, &version)).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// One call. Past its time it is still waited for, because giving up would let the next one overlap it; a new version ends the waiting.
+async fn turn(node: &Arc<Node>, version: &LiveVersion) {
+    let mut call = version.callee.call(Operation::Loop, Bytes::new(), sink::open(node, version, String::new(), None));
+    loop {
+        let limit = node.settings.load().server.handler_timeout;
+        match timeout(limit, &mut call).await {
+            Ok(Ok(answer)) if matches!(answer.status, Status::Done | Status::Unsupported) => return,
+            Ok(Ok(answer)) => {
+                let error = String::from_utf8_lossy(&answer.bytes);
+                metrics::counter!("plugsocket_handler_failures_total", "operation" => "loop").increment(1);
+                return tracing::warn!(version = %version.version, status = ?answer.status, %error, "on_loop failed");
+            }
+            Ok(Err(error)) => {
+                metrics::counter!("plugsocket_handler_failures_total", "operation" => "loop").increment(1);
+                return tracing::warn!(version = %version.version, %error, "on_loop failed");
+            }
+            Err(_) => {
+                metrics::counter!("plugsocket_handler_failures_total", "operation" => "loop").increment(1);
+                tracing::warn!(version = %version.version, ?limit, "on_loop does not return; no further turn until it does");
+                if node.plugins.handler().is_none_or(|live| live.version != version.version) {
+                    return;
+                }
+            }
+        }
+    }
+}
