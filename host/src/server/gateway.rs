@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::head::{self, Rejection};
 use super::node::Node;
@@ -78,9 +79,12 @@ pub(super) async fn run(listener: TcpListener, node: Arc<Node>, stop: Cancellati
         session.outlet.close(CloseCode::Draining, "this server is going away; connect again");
     }
     sessions.close();
-    let _ = timeout_at(deadline, sessions.wait()).await;
+    node.alive.close();
+    // Only when every session has queued its `disconnect` can the calls come to an end; sockets that are slow to close come last.
+    let _ = timeout_at(deadline, node.alive.wait()).await;
     let _ = timeout_at(deadline, node.calls.finish()).await;
-    let drained = Drained { cut: sessions.len(), calls_cut: node.calls.open() };
+    let drained = Drained { cut: node.alive.len(), calls_cut: node.calls.open() };
+    let _ = timeout_at(deadline, sessions.wait()).await;
     parts_stop.cancel();
     parts.close();
     // Withdrawing the node is one short exchange with the queue; it gets a moment even when the deadline has passed.
@@ -105,7 +109,7 @@ impl Gate {
             Ok(seat) => {
                 // Frames are batched before they are written; waiting for more would only delay them.
                 let _ = socket.set_nodelay(true);
-                self.sessions.spawn(serve(Arc::clone(&self.node), socket, seat, self.stop.clone()));
+                self.sessions.spawn(serve(Arc::clone(&self.node), socket, seat, self.stop.clone(), self.node.alive.token()));
             }
             Err(rejection) => self.refuse(socket, ip, rejection),
         }
@@ -120,23 +124,23 @@ impl Gate {
 }
 
 /// Handshake and session of one socket.
-async fn serve(node: Arc<Node>, mut socket: TcpStream, seat: Seat, stop: CancellationToken) {
-    let limits = node.settings.load().limits.clone();
-    let upgrading = Box::pin(stop.run_until_cancelled(handshake::upgrade(&mut socket, &limits))).await;
+async fn serve(node: Arc<Node>, mut socket: TcpStream, seat: Seat, stop: CancellationToken, alive: TaskTrackerToken) {
+    let settings = node.settings.load_full();
+    let upgrading = Box::pin(stop.run_until_cancelled(handshake::upgrade(&mut socket, &settings.limits))).await;
     let Some(upgraded) = upgrading else { return Box::pin(handshake::refuse(&mut socket, &head::DRAINING)).await };
     let Some(upgraded) = upgraded else { return };
     let id = match SessionId::random(&node.id) {
         Ok(id) => id,
         Err(error) => return tracing::error!(%error, "the system's random source failed; connection dropped"),
     };
-    let frame_bytes_max = usize::try_from(limits.frame_in_max.as_u64()).unwrap_or(usize::MAX);
-    drop(limits);
+    let frame_bytes_max = usize::try_from(settings.limits.frame_in_max.as_u64()).unwrap_or(usize::MAX);
+    drop(settings);
     let socket = Socket::open(socket, upgraded.rest, frame_bytes_max).await;
     let session = Arc::new(Session::new(id, seat.ip, Arc::clone(&node.settings), node.now_ms()));
     if !node.roster.admit(Arc::clone(&session)) {
         session.outlet.close(CloseCode::Draining, "this server is going away; connect again");
     }
-    SessionTask::new(node, session, upgraded.head).run(socket).await;
+    SessionTask::new(node, session, upgraded.head, alive).run(socket).await;
 }
 
 /// Who sits where, for the limits.
@@ -211,5 +215,13 @@ mod tests {
         assert_eq!(seats.take(ip("10.0.0.3"), 3, 1).err(), Some(&FULL));
         drop(first);
         assert!(seats.take(ip("2001:db8::2"), 3, 1).is_ok());
+    }
+
+    #[test]
+    fn an_idle_socket_has_a_small_task() {
+        fn future_bytes<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+            size_of::<F>()
+        }
+        assert!(future_bytes(serve) <= 1536, "{} bytes, for every connection", future_bytes(serve));
     }
 }

@@ -175,7 +175,7 @@ impl<'head> Fields<'head> {
 
 fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !(host.starts_with('[') && !host.ends_with(']')) => host,
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && (host.ends_with(']') || !host.starts_with('[')) => host,
         _ => authority,
     }
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use tokio_util::task::TaskTracker;
+
 use super::announce::Gates;
 use super::handler_calls::HandlerCalls;
 use super::roster::Roster;
@@ -28,6 +30,8 @@ pub(crate) struct Node {
     pub gates: Gates,
     /// Calls of the handler.
     pub calls: HandlerCalls,
+    /// A token for each socket whose session has not ended yet.
+    pub alive: TaskTracker,
     started: Instant,
     is_receiving: AtomicBool,
 }
@@ -43,6 +47,7 @@ impl Node {
             settings,
             gates: Gates::new(),
             calls: HandlerCalls::new(),
+            alive: TaskTracker::new(),
             started: Instant::now(),
             is_receiving: AtomicBool::new(false),
         }

@@ -160,7 +160,7 @@ pub(crate) async fn register(node: Arc<Node>, session: Arc<Session>, request: Re
         Err(reason) => {
             tracing::error!(session = %session.id, reason, "connect granted an identity that can't be used; check the handler");
             metrics::counter!("plugsocket_registrations_total", "outcome" => "unusable").increment(1);
-            let _ = granted.end(POLICY, Afterwards::Stay);
+            drop(granted.end(POLICY, Afterwards::Stay));
             session.send_error(id, ErrorCode::Failed, "the handler gave an identity that can't be used");
             return previous;
         }
@@ -183,7 +183,7 @@ pub(crate) async fn register(node: Arc<Node>, session: Arc<Session>, request: Re
         Err(error) => {
             tracing::warn!(session = %session.id, %error, "a registration could not be announced to the queue");
             metrics::counter!("plugsocket_registrations_total", "outcome" => "unannounced").increment(1);
-            let _ = granted.end(LOST, Afterwards::Leave);
+            drop(granted.end(LOST, Afterwards::Leave));
             session.send_error(id, ErrorCode::Busy, "the queue can't be reached");
             None
         }

@@ -48,7 +48,7 @@ impl Member {
             session: session.clone(),
             connection_id: self.connection_id.to_string(),
             user_id: self.user_id.as_deref().map(str::to_owned),
-            groups: groups.iter().map(|group| group.to_string()).collect(),
+            groups: groups.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -211,12 +211,12 @@ impl Roster {
 impl LocalConnections for Roster {
     fn list(&self) -> Vec<ConnectionInfo> {
         let tables = self.lock();
-        let members = tables.sessions.values().filter(|seat| !seat.session.outlet.has_ended()).filter_map(|seat| seat.member.as_ref());
-        let info = |member: &Box<Member>| ConnectionInfo {
+        let members = tables.sessions.values().filter(|seat| !seat.session.outlet.has_ended()).filter_map(|seat| seat.member.as_deref());
+        let info = |member: &Member| ConnectionInfo {
             connection_id: member.connection_id.to_string(),
             user_id: member.user_id.as_deref().map(str::to_owned),
             node: self.node.to_string(),
-            groups: member.groups.iter().map(|group| group.to_string()).collect(),
+            groups: member.groups.iter().map(ToString::to_string).collect(),
         };
         members.map(info).collect()
     }
@@ -253,11 +253,11 @@ impl Tables {
         }
         let last_of_user = member.user_id.as_ref().is_some_and(|user| forget(&mut self.users, user.as_ref(), session));
         let left = member.groups.iter().filter(|group| forget(&mut self.groups, group.as_ref(), session));
-        let mut last_of_groups: Vec<String> = left.map(|group| group.to_string()).collect();
+        let mut last_of_groups: Vec<String> = left.map(ToString::to_string).collect();
         // The queue's view may be older than ours; what it still has must go as well.
         let announced = member.announced.as_ref().unwrap_or(&member.groups);
         let stale = announced.iter().filter(|group| !member.groups.contains(group) && !self.groups.contains_key(*group));
-        last_of_groups.extend(stale.map(|group| group.to_string()));
+        last_of_groups.extend(stale.map(ToString::to_string));
         Some(Departure { entry: member.entry(session, announced), last_of_user, last_of_groups })
     }
 }

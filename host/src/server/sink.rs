@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::node::Node;
-use crate::context::{ContextOptions, LocalConnections};
+use crate::context::{ContextOptions, ContextSink, LocalConnections};
 use crate::plugin::{HostSink, LiveVersion};
 use crate::wire::ids::SessionId;
 
@@ -19,19 +19,5 @@ pub(crate) fn open(node: &Node, version: &LiveVersion, message_id: String, sessi
         local: Some(local),
         frame_bytes_max,
     };
-    seam(options)
-}
-
-// SEAM: `crate::context::ContextSink::new(options)` takes this function's place.
-fn seam(_options: ContextOptions) -> Arc<dyn HostSink> {
-    Arc::new(Unserved)
-}
-
-struct Unserved;
-
-#[async_trait::async_trait]
-impl HostSink for Unserved {
-    async fn request(&self, _operation: plugsocket_plugin::call::HostOperation, _input: bytes::Bytes) -> crate::plugin::Answer {
-        crate::plugin::Answer { status: plugsocket_plugin::call::Status::Unsupported, bytes: bytes::Bytes::new() }
-    }
+    Arc::new(ContextSink::new(options).with_names((&node.settings.load().limits).into()))
 }

@@ -1,7 +1,8 @@
 //! One WebSocket: reading, writing and ending it. Frames are fed as they come and flushed once, when there is nothing left to read.
 
 use std::borrow::Cow;
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::{Sink, SinkExt, Stream};
@@ -100,22 +101,12 @@ impl Socket {
         if let Poll::Ready(Err(ending)) = fed {
             return Poll::Ready(Event::Ended(ending));
         }
-        while is_reading {
-            let Poll::Ready(message) = std::pin::Pin::new(&mut self.stream).poll_next(context) else { break };
-            session.heard(now_ms());
-            match message {
-                Some(Ok(Message::Text(text))) => return Poll::Ready(Event::Text(text)),
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                Some(Ok(Message::Binary(_))) => {
-                    return Poll::Ready(Event::Ended(Ending::fault(CloseCode::Unsupported, "only text frames are understood")));
-                }
-                Some(Ok(Message::Close(_))) | None => return Poll::Ready(Event::Ended(Ending::CLIENT)),
-                Some(Err(error)) => return Poll::Ready(Event::Ended(error.into())),
-            }
+        if is_reading && let Poll::Ready(event) = self.poll_read(context, session, now_ms) {
+            return Poll::Ready(event);
         }
         if self.is_unflushed
             && fed.is_ready()
-            && let Poll::Ready(flushed) = std::pin::Pin::new(&mut self.stream).poll_flush(context)
+            && let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(context)
         {
             self.is_unflushed = false;
             if let Err(error) = flushed {
@@ -125,9 +116,23 @@ impl Socket {
         Poll::Pending
     }
 
+    fn poll_read(&mut self, context: &mut Context<'_>, session: &Session, now_ms: impl Fn() -> u64) -> Poll<Event> {
+        loop {
+            let message = ready!(Pin::new(&mut self.stream).poll_next(context));
+            session.heard(now_ms());
+            return Poll::Ready(match message {
+                Some(Ok(Message::Text(text))) => Event::Text(text),
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+                Some(Ok(Message::Binary(_))) => Event::Ended(Ending::fault(CloseCode::Unsupported, "only text frames are understood")),
+                Some(Ok(Message::Close(_))) | None => Event::Ended(Ending::CLIENT),
+                Some(Err(error)) => Event::Ended(error.into()),
+            });
+        }
+    }
+
     /// Moves frames from the outlet into the socket's own small buffer; pending while the socket takes nothing. The error is how the session ends.
     fn poll_feed(&mut self, context: &mut Context<'_>, session: &Session) -> Poll<Result<(), Ending>> {
-        let mut stream = std::pin::Pin::new(&mut self.stream);
+        let mut stream = Pin::new(&mut self.stream);
         loop {
             match stream.as_mut().poll_ready(context) {
                 Poll::Ready(Ok(())) => {}

@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
 use super::handler_calls::Afterwards;
 use super::head::Head;
 use super::node::Node;
@@ -34,14 +36,15 @@ pub(crate) struct SessionTask {
     pub(super) sequence: u64,
     pub(super) registration: Option<Registration>,
     pub(super) pending: Option<Pending>,
+    alive: Option<TaskTrackerToken>,
 }
 
 impl SessionTask {
-    /// A session whose client has not registered yet.
-    pub fn new(node: Arc<Node>, session: Arc<Session>, head: Head) -> Self {
+    /// A session whose client has not registered yet. `alive` is given back when its `disconnect` is queued.
+    pub fn new(node: Arc<Node>, session: Arc<Session>, head: Head, alive: TaskTrackerToken) -> Self {
         let bucket = Bucket::new(node.settings.load().limits.messages_burst, node.now_ms());
         let ip = session.ip.to_string().into();
-        Self { node, session, head, ip, bucket, sequence: 0, registration: None, pending: None }
+        Self { node, session, head, ip, bucket, sequence: 0, registration: None, pending: None, alive: Some(alive) }
     }
 
     /// Serves the socket until either side ends it. `disconnect` is queued on every way out; it does not wait for it.
@@ -97,6 +100,7 @@ impl SessionTask {
             Some(registration) => drop(registration.end(reason, Afterwards::Gone)),
             None => drop(self.node.roster.remove(&self.session.id)),
         }
+        self.alive = None;
     }
 }
 

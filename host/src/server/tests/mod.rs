@@ -1,1 +1,8 @@
 //! The server over real sockets.
+
+mod ending;
+mod harness;
+mod http;
+mod queue;
+mod registering;
+mod routing;

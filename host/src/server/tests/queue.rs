@@ -1,0 +1,152 @@
+//! A queue whose answers a test decides, and which shows what was asked of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use plugsocket_plugin::call::{ConnectionInfo, StoreAnswer, StoreRequest};
+use tokio::sync::{mpsc, watch};
+
+use crate::queue::{Consumer, Entry, Full, Health, Inbox, NodeFeed, OnStored, Outbox, Presence, Queue, QueueError, Store, Stored};
+use crate::wire::delivery::Delivery;
+use crate::wire::ids::NodeId;
+use crate::wire::job::Job;
+
+/// What becomes of the next jobs.
+#[derive(Debug, Clone)]
+pub(super) enum Mode {
+    Answer(Stored),
+    Full,
+}
+
+pub(super) struct TestQueue {
+    pub mode: Mutex<Mode>,
+    pub entries: Mutex<BTreeMap<String, Entry>>,
+    pub elsewhere: Mutex<Option<ConnectionInfo>>,
+    pub is_announcing: Mutex<bool>,
+    pub sent: mpsc::UnboundedSender<Delivery>,
+    jobs: mpsc::UnboundedSender<Job>,
+    feed: Mutex<Option<mpsc::UnboundedReceiver<Delivery>>>,
+    _health: watch::Sender<Health>,
+}
+
+/// The queue, its scripted inside, the jobs offered to it, and the way into the node's feed.
+pub(super) struct Opened {
+    pub queue: Queue,
+    pub inside: Arc<TestQueue>,
+    pub jobs: mpsc::UnboundedReceiver<Job>,
+    pub deliveries: mpsc::UnboundedSender<Delivery>,
+    pub sent: mpsc::UnboundedReceiver<Delivery>,
+}
+
+pub(super) fn open() -> Opened {
+    let (jobs, taken) = mpsc::unbounded_channel();
+    let (deliveries, feed) = mpsc::unbounded_channel();
+    let (sent, outgoing) = mpsc::unbounded_channel();
+    let (up, health) = watch::channel(Health::Up);
+    let inside = Arc::new(TestQueue {
+        mode: Mutex::new(Mode::Answer(Stored::Yes)),
+        entries: Mutex::default(),
+        elsewhere: Mutex::default(),
+        is_announcing: Mutex::new(true),
+        sent,
+        jobs,
+        feed: Mutex::new(Some(feed)),
+        _health: up,
+    });
+    let queue = Queue { inbox: inside.clone(), outbox: inside.clone(), presence: inside.clone(), store: inside.clone(), health };
+    Opened { queue, inside, jobs: taken, deliveries, sent: outgoing }
+}
+
+#[async_trait]
+impl Inbox for TestQueue {
+    fn offer(&self, job: Job, on_stored: OnStored) -> Result<(), Full> {
+        let mode = self.mode.lock().unwrap().clone();
+        match mode {
+            Mode::Answer(stored) => {
+                let _ = self.jobs.send(job);
+                on_stored(stored);
+                Ok(())
+            }
+            Mode::Full => Err(Full { job, on_stored }),
+        }
+    }
+
+    async fn room(&self) {
+        while matches!(*self.mode.lock().unwrap(), Mode::Full) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn consume(&self, _worker: &NodeId) -> Result<Arc<dyn Consumer>, QueueError> {
+        Err(QueueError::Closed)
+    }
+
+    async fn schedule(&self, _job: Job, _delay: Duration) -> Result<(), QueueError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Outbox for TestQueue {
+    async fn send(&self, delivery: Delivery) -> Result<(), QueueError> {
+        let _ = self.sent.send(delivery);
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<(), QueueError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Presence for TestQueue {
+    async fn open(&self, _node: &NodeId) -> Result<Box<dyn NodeFeed>, QueueError> {
+        let feed = self.feed.lock().unwrap().take().ok_or(QueueError::Closed)?;
+        Ok(Box::new(Feed(feed)))
+    }
+
+    async fn enter(&self, entry: &Entry, _previous: Option<&Entry>) -> Result<(), QueueError> {
+        if !*self.is_announcing.lock().unwrap() {
+            return Err(QueueError::Unreachable("by order of the test".to_owned()));
+        }
+        self.entries.lock().unwrap().insert(entry.session.to_string(), entry.clone());
+        Ok(())
+    }
+
+    async fn leave(&self, entry: &Entry, _last_of_user: bool, _last_of_groups: &[String]) -> Result<(), QueueError> {
+        self.entries.lock().unwrap().remove(entry.session.as_str());
+        Ok(())
+    }
+
+    async fn connection(&self, _id: &str) -> Result<Option<ConnectionInfo>, QueueError> {
+        Ok(self.elsewhere.lock().unwrap().clone())
+    }
+
+    async fn user_connections(&self, _user: &str) -> Result<Vec<ConnectionInfo>, QueueError> {
+        Ok(Vec::new())
+    }
+
+    async fn members(&self, _group: &str) -> Result<Vec<ConnectionInfo>, QueueError> {
+        Ok(Vec::new())
+    }
+}
+
+struct Feed(mpsc::UnboundedReceiver<Delivery>);
+
+#[async_trait]
+impl NodeFeed for Feed {
+    async fn receive(&mut self) -> Option<Vec<Delivery>> {
+        self.0.recv().await.map(|delivery| vec![delivery])
+    }
+
+    async fn close(self: Box<Self>) {}
+}
+
+#[async_trait]
+impl Store for TestQueue {
+    async fn run(&self, _plugin: &str, _request: StoreRequest) -> Result<StoreAnswer, QueueError> {
+        Ok(StoreAnswer::Done)
+    }
+}
