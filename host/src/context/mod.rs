@@ -1,6 +1,8 @@
 //! What a plugin may ask of the host during a call, answered from the queue: the same for the server's handler and the worker's actions.
 
 mod sink;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::sync::Arc;
 

@@ -59,13 +59,13 @@ pub struct InProcess {
 struct Desk {
     state: Mutex<DeskState>,
     wake: Condvar,
+    threads: usize,
     waiting_max: usize,
 }
 
 #[derive(Default)]
 struct DeskState {
     waiting: VecDeque<Work>,
-    idle: usize,
     running: usize,
     is_closed: bool,
 }
@@ -83,10 +83,11 @@ impl InProcess {
     /// # Errors
     /// The system's, when it gives no threads; the instance is then shut down.
     pub(super) fn start<S: Subject>(subject: S, host: Arc<PoolHost>, options: &PoolOptions) -> io::Result<Arc<Self>> {
-        let desk = Arc::new(Desk { state: Mutex::default(), wake: Condvar::new(), waiting_max: options.waiting_max });
+        let threads = options.threads.max(1);
+        let desk = Arc::new(Desk { state: Mutex::default(), wake: Condvar::new(), threads, waiting_max: options.waiting_max });
         let pool = Arc::new(Self { desk: Arc::clone(&desk), host, ended: CancellationToken::new() });
         let subject = Arc::new(subject);
-        for _ in 0..options.threads.max(1) {
+        for _ in 0..threads {
             let (desk, subject, ended) = (Arc::clone(&desk), Arc::clone(&subject), pool.ended.clone());
             let run = move || {
                 desk.serve(subject.as_ref());
@@ -148,11 +149,12 @@ impl Desk {
         if state.is_closed {
             return Err(CallError::Gone("this version has been retired".to_owned()));
         }
+        let room = self.threads.saturating_sub(state.running).saturating_add(self.waiting_max);
         // Those who gave up while they waited do not count.
-        if state.waiting.len() >= state.idle + self.waiting_max {
+        if state.waiting.len() >= room {
             state.waiting.retain(|work| !work.answer.is_closed());
         }
-        if state.waiting.len() >= state.idle + self.waiting_max {
+        if state.waiting.len() >= room {
             return Err(CallError::Overloaded);
         }
         state.waiting.push_back(work);
@@ -183,9 +185,7 @@ impl Desk {
             } else if state.is_closed {
                 return;
             } else {
-                state.idle += 1;
                 state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-                state.idle -= 1;
             }
         }
     }

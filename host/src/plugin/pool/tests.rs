@@ -6,7 +6,6 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::*;
-use crate::plugin::library::Host as _;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -130,7 +129,7 @@ async fn waiting_is_bounded_and_those_who_gave_up_do_not_count() {
 async fn who_gives_up_on_a_call_takes_back_its_say() {
     let gate = Arc::new(Barrier::new(2));
     let entered = Arc::clone(&gate);
-    let (told, tell) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None)));
+    let tell = Arc::new(Mutex::new(None));
     let answers = Arc::clone(&tell);
     let bench = bench(1, 0, move |host, token, _| {
         entered.wait();
@@ -138,7 +137,6 @@ async fn who_gives_up_on_a_call_takes_back_its_say() {
         *answers.lock().unwrap() = Some(answer.clone());
         answer
     });
-    *told.lock().unwrap() = Some(());
     let limited = timeout(Duration::from_millis(30), bench.pool.call(Operation::Action, Bytes::new(), Arc::new(Echo))).await;
     assert!(limited.is_err(), "the plugin hangs");
     assert!(bench.host.calls().is_empty());
