@@ -3,5 +3,14 @@
 
 #[allow(dead_code)] // Each file uses the part of the harness it needs.
 mod harness;
+
+mod bad_input;
+mod config;
+mod crash;
+mod drain;
+mod flow;
+mod page;
+mod reload;
+mod send;
 mod smoke;
 mod tidy;

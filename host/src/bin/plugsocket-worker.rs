@@ -1,1 +1,30 @@
-fn main() {}
+//! `plugsocket-worker`: runs action plugins.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use plugsocket::config::Common;
+use plugsocket::run;
+
+/// Takes messages off the queue and runs action plugins.
+#[derive(Parser)]
+#[command(
+    version,
+    about,
+    after_help = "Examples:
+  plugsocket-worker --config /etc/plugsocket.toml
+  plugsocket-worker --set worker.slots=16 --set ops.worker_listen=127.0.0.1:8012
+
+Exit codes: 0 drained and ended, 1 failed, 2 the config or a flag is wrong, 143 ended by a second signal."
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+}
+
+fn main() -> ExitCode {
+    if let Some(code) = run::hidden() {
+        return code;
+    }
+    run::block_on(run::worker::run(Cli::parse().common))
+}

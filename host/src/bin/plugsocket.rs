@@ -1,1 +1,39 @@
-fn main() {}
+//! `plugsocket`: run everything in one process, send, check, begin a plugin.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use plugsocket::run;
+use plugsocket::tool::{check, new, send};
+
+/// A WebSocket server whose message handlers are native plugins.
+#[derive(Parser)]
+#[command(version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs server, worker and an embedded queue in one process, with the demo page: the way to begin.
+    Dev(run::dev::DevArgs),
+    /// Sends a message to connected clients, through Redis.
+    Send(send::SendArgs),
+    /// Checks the config file and every plugin in it, without running them.
+    Check(check::CheckArgs),
+    /// Makes the folder of a new plugin.
+    New(new::NewArgs),
+}
+
+fn main() -> ExitCode {
+    if let Some(code) = run::hidden() {
+        return code;
+    }
+    match Cli::parse().command {
+        Command::Dev(args) => run::block_on(run::dev::run(args)),
+        Command::Send(args) => run::block_on(send::send(args)),
+        Command::Check(args) => run::block_on(check::check(args)),
+        Command::New(args) => run::exit_code(new::new(&args)),
+    }
+}

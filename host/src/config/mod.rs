@@ -1,10 +1,12 @@
 //! The config file: its keys, its errors, and what of it applies live.
 
 mod check;
+mod flags;
 mod live;
 mod load;
 mod settings;
 
+pub use flags::{Common, LogFormat};
 pub use live::{LiveSettings, Source};
 pub use load::{ConfigError, Override, environment, load};
 pub use settings::*;

@@ -1,1 +1,6 @@
-//! ops
+//! What operators need of a process: signals, logs, metrics, and the ops listener apart from the public one.
+
+pub mod http;
+pub mod logs;
+pub mod metrics;
+pub mod signals;

@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use plugsocket_plugin::call::{ConnectionInfo, StoreAnswer, StoreRequest};
 use tokio::sync::watch;
 
+use crate::config::{PhpSettings, Settings};
 use crate::wire::delivery::Delivery;
 use crate::wire::ids::{NodeId, SessionId};
 use crate::wire::job::Job;
@@ -289,4 +290,30 @@ pub struct QueueOptions {
     pub php_lists: Vec<String>,
     /// Longest list item, in bytes.
     pub php_item_bytes_max: usize,
+}
+
+impl QueueOptions {
+    /// The queue's part of the settings.
+    #[must_use]
+    pub fn from_settings(settings: &Settings) -> Self {
+        let options = &settings.queue_options;
+        let PhpSettings { lists, item_max } = &settings.php;
+        let php_lists = if lists.is_empty() {
+            vec![format!("queues:{}_out", settings.app), format!("queues:{{{}_out}}", settings.app)]
+        } else {
+            lists.clone()
+        };
+        Self {
+            app: settings.app.clone(),
+            partitions: options.partitions,
+            partition_jobs_max: (options.jobs_max / options.partitions as usize).max(1),
+            batcher_items_max: options.batcher_items_max,
+            confirm_timeout: options.confirm_timeout,
+            lease: options.lease,
+            dead_max: options.dead_max,
+            store_ttl: options.store_ttl,
+            php_lists,
+            php_item_bytes_max: usize::try_from(item_max.as_u64()).unwrap_or(usize::MAX),
+        }
+    }
 }

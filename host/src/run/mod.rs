@@ -1,1 +1,43 @@
-//! run
+//! Putting the rooms together: server, worker, and both in one process.
+
+pub mod dev;
+mod process;
+pub mod server;
+pub mod worker;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::config::ConfigError;
+use crate::ops::logs::LevelError;
+use crate::plugin;
+
+/// Exit code when the config or a flag is wrong, as clap has it.
+const EXIT_USAGE: u8 = 2;
+/// How long the runtime may take to end after everything has been drained; a plugin's thread that hangs must not hold the process.
+const RUNTIME_END: Duration = Duration::from_secs(1);
+
+/// Runs the process's hidden purposes (a plugin checked in a child); `None` when it was started for something else.
+#[must_use]
+pub fn hidden() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    (arguments.next()? == plugin::CHECK_ARGUMENT).then(|| plugin::run_child(arguments))
+}
+
+/// Runs `work` on a runtime and turns its end into an exit code; errors go to standard error.
+pub fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit_code(Err(error.into())),
+    };
+    let code = exit_code(runtime.block_on(work));
+    runtime.shutdown_timeout(RUNTIME_END);
+    code
+}
+
+/// 0, 1, or 2 for a config that is wrong.
+pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    eprintln!("plugsocket: {error:#}");
+    if error.is::<ConfigError>() || error.is::<LevelError>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+}

@@ -1,1 +1,5 @@
-//! tool
+//! The `plugsocket` command: one file per subcommand.
+
+pub mod check;
+pub mod new;
+pub mod send;

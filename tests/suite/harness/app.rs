@@ -1,58 +1,46 @@
-//! The usual arrangement: one Redis, the chat plugin, servers and workers of one app.
+//! The usual arrangement: servers and workers of one app on one Redis, with the chat plugin.
 
 use super::config::Config;
 use super::plugin;
 use super::process::Process;
 use super::redis::Redis;
 
-/// One app. Fields are dropped in their order: the processes end before their Redis.
+/// Everything a test of several processes needs; ends with it.
 pub struct App {
-    /// Its servers; the first is there from the start.
+    /// Its servers.
     pub servers: Vec<Process>,
-    /// Its workers; the first is there from the start.
+    /// Its workers.
     pub workers: Vec<Process>,
     /// The config file all of them read.
     pub config: Config,
-    /// Their Redis.
+    /// Their Redis; dropped last, so that the processes end before it.
     pub redis: Redis,
 }
 
 impl App {
-    /// One server, one worker, the chat plugin; both are ready.
-    pub fn start() -> Self {
-        Self::start_with(|config| config)
+    /// Starts `servers` and `workers` and waits until they are ready.
+    pub fn start(servers: usize, workers: usize) -> Self {
+        Self::start_with(servers, workers, |config| config)
     }
 
-    /// As [`Self::start`], with changes to the config before anything reads it.
-    pub fn start_with(change: impl FnOnce(Config) -> Config) -> Self {
+    /// As [`Self::start`], with other settings.
+    pub fn start_with(servers: usize, workers: usize, change: impl FnOnce(Config) -> Config) -> Self {
         let redis = Redis::start();
-        let config = change(Config::chat(&redis.url()));
+        let config = change(Config::chat(&redis.url()).with("log_level", "info"));
         plugin::install(&plugin::chat(), &config.plugins_dir(), "chat");
-        let mut app = Self { servers: Vec::new(), workers: Vec::new(), config, redis };
-        // Started together, waited for afterwards: half the time on a slow machine.
-        app.servers.push(Process::server(&app.config));
-        app.workers.push(Process::worker(&app.config));
-        app.url();
-        app.workers[0].wait_worker_ready();
-        app
+        let servers: Vec<_> = (0..servers).map(|_| Process::server(&config)).collect();
+        let workers: Vec<_> = (0..workers).map(|_| Process::worker(&config)).collect();
+        for server in &servers {
+            server.ws_url();
+        }
+        for worker in &workers {
+            worker.wait_worker_ready();
+        }
+        Self { servers, workers, config, redis }
     }
 
-    /// The socket's address of the first server.
-    pub fn url(&self) -> String {
-        self.servers[0].ws_url()
-    }
-
-    /// Starts another server and gives back its socket's address.
-    pub fn add_server(&mut self) -> String {
-        self.servers.push(Process::server(&self.config));
-        self.servers[self.servers.len() - 1].ws_url()
-    }
-
-    /// Starts another worker and waits until it is ready.
-    pub fn add_worker(&mut self) -> &mut Process {
-        self.workers.push(Process::worker(&self.config));
-        let last = self.workers.len() - 1;
-        self.workers[last].wait_worker_ready();
-        &mut self.workers[last]
+    /// The servers' addresses for clients.
+    pub fn urls(&self) -> Vec<String> {
+        self.servers.iter().map(Process::ws_url).collect()
     }
 }

@@ -34,7 +34,8 @@ impl Config {
             .with("log_level", "debug")
             .with("server.listen", "127.0.0.1:0")
             .with("server.handler", "chat")
-            .with("ops.listen", "127.0.0.1:0");
+            .with("ops.listen", "127.0.0.1:0")
+            .with("ops.worker_listen", "127.0.0.1:0");
         for action in CHAT_ACTIONS {
             config.set(&format!("actions.{action}"), "chat");
         }

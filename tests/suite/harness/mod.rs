@@ -5,6 +5,7 @@ pub mod browser;
 pub mod client;
 pub mod config;
 pub mod http;
+pub mod load;
 pub mod plugin;
 pub mod process;
 pub mod redis;

@@ -55,6 +55,22 @@ pub fn chat_tagged(tag: &str) -> PathBuf {
     install_bytes(&library, &folder, "chat")
 }
 
+/// Builds the plugin crate in `folder`, which may be outside of the workspace, and gives back its library.
+///
+/// # Panics
+/// When it can't be built.
+pub fn build(folder: &Path, name: &str) -> PathBuf {
+    let _one = BUILD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let target = env::current_exe().unwrap().ancestors().nth(3).unwrap().join("suite");
+    // The versions this workspace has tested, and nothing that must be asked of the network again.
+    fs::copy(workspace().join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    let output = command.current_dir(folder).args(["build", "--quiet", "--target-dir"]).arg(&target).output().unwrap();
+    assert!(output.status.success(), "can't build {name}: {}", String::from_utf8_lossy(&output.stderr));
+    target.join("debug").join(library_name(name))
+}
+
 /// Puts a library into a plugins folder under the name of `plugin`, the way a deployment should: copied beside, then renamed.
 ///
 /// # Panics

@@ -96,6 +96,18 @@ pub(super) fn candidates(plugins_dir: &Path, name: &str) -> Result<Vec<PathBuf>,
     Ok(names.into_iter().map(|name| plugins_dir.join(name)).collect())
 }
 
+/// The file that serves a plugin.
+///
+/// # Errors
+/// [`PluginError::Missing`], [`PluginError::Name`]
+pub fn library_path(plugins_dir: &Path, name: &str) -> Result<PathBuf, PluginError> {
+    let looked_for = candidates(plugins_dir, name)?;
+    match looked_for.iter().find(|path| path.is_file()) {
+        Some(path) => Ok(path.clone()),
+        None => Err(PluginError::Missing { looked_for }),
+    }
+}
+
 impl Attempt {
     /// Stages, inspects, tries in the child, loads, creates. Also answers what the file looked like.
     pub(super) async fn run(self) -> (String, Option<Fingerprint>, Attempted) {

@@ -1,0 +1,27 @@
+//! SIGTERM and SIGINT: the first one drains, the second one ends at once.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Exit code after a second signal: 128 + SIGTERM, as shells report it.
+const CUT_SHORT: i32 = 143;
+
+/// Installs the handlers; when this returns they are in place. The token fires at the first signal.
+///
+/// # Errors
+/// When the system refuses a handler.
+pub fn install() -> std::io::Result<CancellationToken> {
+    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    let fired = stop.clone();
+    // The one task that no tracker owns: it must outlive every drain to hear the second signal.
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::info!("stopping; a second signal ends at once");
+        fired.cancel();
+        tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::warn!("ended by a second signal");
+        std::process::exit(CUT_SHORT);
+    });
+    Ok(stop)
+}

@@ -1,0 +1,80 @@
+//! `plugsocket dev`: server, worker and the memory queue in one process, with the demo page.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use clap::Args;
+
+use super::process::{Process, announce, open_redis, server_readiness};
+use crate::config::{Common, Override};
+use crate::ops::http::Page;
+use crate::plugin::Plugins;
+use crate::plugin::Roles;
+use crate::queue::QueueOptions;
+use crate::server::Server;
+use crate::{queue, worker};
+
+/// Flags of `dev`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  plugsocket dev                                      # memory queue, no Redis needed
+  plugsocket dev --set server.listen=127.0.0.1:9000
+  plugsocket dev --queue redis://127.0.0.1:6379       # the same with Redis")]
+pub struct DevArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The queue: `memory`, or an address as in the config file (whose own `queue` is for server and worker).
+    #[arg(long, default_value = "memory", value_name = "QUEUE")]
+    queue: String,
+}
+
+/// Runs both until a signal ends them: the server first, so that what its clients sent is still worked off.
+///
+/// # Errors
+/// A bad config; an address that is taken.
+pub async fn run(args: DevArgs) -> anyhow::Result<()> {
+    let choice = Override { source: "--queue".to_owned(), key: "queue".to_owned(), value: args.queue };
+    let process = Process::start(&args.common, vec![choice])?;
+    let settings = process.settings.load_full();
+    let queue = match settings.queue.as_str() {
+        "memory" => queue::memory::open(QueueOptions::from_settings(&settings)),
+        _ => open_redis(&process, &settings)?,
+    };
+    let registry = process.start_plugins(Roles { handler: true, actions: true }).await?;
+    let plugins: Arc<dyn Plugins> = Arc::clone(&registry) as _;
+    let server = Server::bind(queue.clone(), Arc::clone(&plugins), Arc::clone(&process.settings), process.node.clone()).await?;
+    let readiness = server_readiness(server.sessions(), &registry, &queue);
+    let ops = process.serve_ops(settings.ops.listen, &queue, readiness, demo_pages(server.local_addr())).await?;
+    process.keep_current(&registry)?;
+    let worker_stop = process.end.child_token();
+    let work = worker::run(queue, plugins, Arc::clone(&process.settings), process.node.clone(), worker_stop.clone());
+    let work = process.tasks.spawn(work);
+
+    announce(&format!("listening on ws://{}/", server.local_addr()));
+    announce("worker ready");
+    if let Some(ops) = ops {
+        announce(&format!("ops on http://{ops}/"));
+        announce(&format!("open http://{ops}/"));
+    }
+    let drained = server.run(process.stop.clone()).await;
+    tracing::info!(?drained, "server ended");
+    worker_stop.cancel();
+    let drained = work.await??;
+    tracing::info!(?drained, "worker ended");
+    registry.close().await;
+    process.finish().await;
+    Ok(())
+}
+
+/// The demo page of the chat plugin, and where its socket is.
+fn demo_pages(server: SocketAddr) -> Vec<Page> {
+    let page = |path, content_type, body: &'static str| Page { path, content_type, body: Bytes::from_static(body.as_bytes()) };
+    let socket = format!("{{\"ws\":\"ws://{server}/\"}}");
+    vec![
+        page("/", "text/html; charset=utf-8", include_str!("../../../plugins/chat/web/index.html")),
+        page("/style.css", "text/css; charset=utf-8", include_str!("../../../plugins/chat/web/style.css")),
+        page("/chat.js", "text/javascript; charset=utf-8", include_str!("../../../plugins/chat/web/chat.js")),
+        Page { path: "/config.json", content_type: "application/json", body: socket.into() },
+    ]
+}

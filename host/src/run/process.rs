@@ -1,0 +1,220 @@
+//! What every long-running process has: settings, log, metrics, signals, the ops listener, and reloading of what applies live.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Common;
+use crate::config::{LiveSettings, Override, Settings, Source};
+use crate::ops::http::{Ops, Page, Readiness};
+use crate::ops::logs::Logs;
+use crate::ops::metrics::Metrics;
+use crate::ops::signals;
+use crate::plugin::Checker;
+use crate::plugin::Plugins as _;
+use crate::plugin::{Change, Watcher};
+use crate::plugin::{Registry, RegistryOptions, Roles};
+use crate::queue::{self, Health, Queue, QueueOptions};
+use crate::server::Sessions;
+use crate::wire::ids::NodeId;
+
+/// How long background tasks may take to end after the drain.
+const TASKS_END: Duration = Duration::from_secs(3);
+
+/// One process.
+pub(super) struct Process {
+    source: Source,
+    pub settings: LiveSettings,
+    logs: Logs,
+    metrics: Metrics,
+    pub node: NodeId,
+    /// Fires at the first signal.
+    pub stop: CancellationToken,
+    /// Fires after the drain: ends what the drain still needed.
+    pub end: CancellationToken,
+    pub tasks: TaskTracker,
+}
+
+impl Process {
+    /// Reads the config, then starts log, metrics and signal handlers.
+    pub fn start(common: &Common, first: Vec<Override>) -> anyhow::Result<Self> {
+        let source = common.source(first);
+        let settings = source.load()?;
+        let logs = Logs::start(&settings.log_level, common.log_format)?;
+        let process = Self {
+            source,
+            settings: Arc::new(ArcSwap::from_pointee(settings)),
+            logs,
+            metrics: Metrics::start()?,
+            node: NodeId::random()?,
+            stop: signals::install()?,
+            end: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        process.tasks.spawn(process.metrics.clone().upkeep(process.end.clone()));
+        Ok(process)
+    }
+
+    /// Starts the ops listener at `address`, when there is one; answers where it listens.
+    pub async fn serve_ops(
+        &self,
+        address: Option<SocketAddr>,
+        queue: &Queue,
+        readiness: Readiness,
+        pages: Vec<Page>,
+    ) -> anyhow::Result<Option<SocketAddr>> {
+        let Some(address) = address else { return Ok(None) };
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("the ops listener can't use {address}; choose another with --set ops.listen=… (worker: ops.worker_listen)")
+        })?;
+        let bound = listener.local_addr()?;
+        let settings = self.settings.load();
+        let ops = Ops {
+            outbox: Arc::clone(&queue.outbox),
+            readiness,
+            metrics: self.metrics.clone(),
+            token: settings.ops.token.clone(),
+            body_bytes_max: usize::try_from(settings.ops.body_max.as_u64()).unwrap_or(usize::MAX),
+            action_bytes_max: settings.limits.action_bytes_max,
+            pages,
+        };
+        let end = self.end.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = ops.serve(listener, end).await {
+                tracing::error!(%error, "the ops listener failed");
+            }
+        });
+        Ok(Some(bound))
+    }
+
+    /// Brings up the plugins the settings ask for.
+    pub async fn start_plugins(&self, roles: Roles) -> anyhow::Result<Arc<Registry>> {
+        let plugins_dir = &self.settings.load().plugins_dir;
+        std::fs::create_dir_all(plugins_dir).with_context(|| format!("{} can't be made", plugins_dir.display()))?;
+        let options = RegistryOptions { roles, settings: Arc::clone(&self.settings), checker: Checker::own_executable()? };
+        Ok(Registry::start(options).await?)
+    }
+
+    /// Applies changes of plugins and config until the process ends.
+    pub fn keep_current(&self, registry: &Arc<Registry>) -> anyhow::Result<()> {
+        let settings = self.settings.load();
+        let (watcher, mut changes) = Watcher::start(&settings.plugins_dir, Some(self.source.path()))
+            .with_context(|| format!("{} can't be watched", settings.plugins_dir.display()))?;
+        let (source, live, logs, end) = (self.source.clone(), Arc::clone(&self.settings), self.logs.clone(), self.end.clone());
+        let registry = Arc::clone(registry);
+        self.tasks.spawn(async move {
+            let _watching = watcher;
+            loop {
+                let change = tokio::select! {
+                    () = end.cancelled() => break,
+                    change = changes.recv() => match change { Some(change) => change, None => break },
+                };
+                if change == Change::PluginsChanged || reload(&source, &live, &logs) {
+                    registry.apply().await;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Ends what is left once the drain is over.
+    pub async fn finish(self) {
+        self.end.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(TASKS_END, self.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.tasks.len(), "background tasks did not end in time");
+        }
+    }
+}
+
+/// Whether something was applied.
+fn reload(source: &Source, live: &LiveSettings, logs: &Logs) -> bool {
+    let before = live.load_full();
+    let needs_restart = match source.reload(live) {
+        Ok(keys) => keys,
+        Err(error) => {
+            tracing::error!("config refused, going on with what was: {error}");
+            metrics::counter!("plugsocket_config_refused_total").increment(1);
+            return false;
+        }
+    };
+    if !needs_restart.is_empty() {
+        tracing::warn!(keys = needs_restart.join(", "), "config changed where it needs a restart");
+    }
+    let after = live.load_full();
+    if *before == *after {
+        return false;
+    }
+    if before.log_level != after.log_level
+        && let Err(error) = logs.set_level(&after.log_level)
+    {
+        tracing::error!("log_level stays: {error}");
+    }
+    tracing::info!(actions = after.actions.len(), "config applied");
+    true
+}
+
+/// Why a server can't serve clients at present.
+pub(super) fn server_readiness(sessions: Sessions, registry: &Arc<Registry>, queue: &Queue) -> Readiness {
+    let (registry, queue) = (Arc::clone(registry), queue.clone());
+    Arc::new(move || {
+        let mut reasons = plugin_reasons(&registry);
+        if sessions.is_draining() {
+            reasons.push("draining".to_owned());
+        }
+        if registry.handler().is_none() {
+            reasons.push("no handler is live: clients can't register (`server.handler`)".to_owned());
+        }
+        reasons.extend(queue_reason(&queue));
+        if reasons.is_empty() && !sessions.is_ready() {
+            reasons.push("deliveries do not arrive yet".to_owned());
+        }
+        reasons
+    })
+}
+
+/// Why a worker can't serve jobs at present.
+pub(super) fn worker_readiness(registry: &Arc<Registry>, queue: &Queue) -> Readiness {
+    let (registry, queue) = (Arc::clone(registry), queue.clone());
+    Arc::new(move || plugin_reasons(&registry).into_iter().chain(queue_reason(&queue)).collect())
+}
+
+fn plugin_reasons(registry: &Registry) -> Vec<String> {
+    let statuses = registry.snapshot();
+    let down = statuses.iter().filter(|status| status.version.is_none());
+    down.map(|status| match &status.last_rejection {
+        Some(rejection) => format!("plugin `{}`: {}", status.name, rejection.reason),
+        None => format!("plugin `{}`: its file is missing", status.name),
+    })
+    .collect()
+}
+
+fn queue_reason(queue: &Queue) -> Option<String> {
+    match &*queue.health.borrow() {
+        Health::Up => None,
+        Health::Down(reason) => Some(format!("queue: {reason}")),
+    }
+}
+
+/// The Redis queue, or why these settings have none.
+pub(super) fn open_redis(process: &Process, settings: &Settings) -> anyhow::Result<Queue> {
+    if settings.queue == "memory" {
+        anyhow::bail!("`queue = \"memory\"` works inside one process only: use `plugsocket dev`, or set queue = \"redis://…\"");
+    }
+    let queue = queue::redis::open(&settings.queue, QueueOptions::from_settings(settings), process.end.clone(), &process.tasks)?;
+    Ok(queue)
+}
+
+/// A ready line on standard output, for people and for whoever starts the process.
+pub(super) fn announce(line: &str) {
+    use std::io::Write as _;
+    // A closed standard output is no reason to stop serving.
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}

@@ -1,0 +1,34 @@
+//! `plugsocket-server`.
+
+use std::sync::Arc;
+
+use super::process::{Process, announce, open_redis, server_readiness};
+use crate::config::Common;
+use crate::plugin::Plugins;
+use crate::plugin::Roles;
+use crate::server::Server;
+
+/// Runs a server until a signal ends it.
+///
+/// # Errors
+/// A bad config; an address that is taken.
+pub async fn run(common: Common) -> anyhow::Result<()> {
+    let process = Process::start(&common, Vec::new())?;
+    let settings = process.settings.load_full();
+    let queue = open_redis(&process, &settings)?;
+    let registry = process.start_plugins(Roles { handler: true, actions: false }).await?;
+    let plugins: Arc<dyn Plugins> = Arc::clone(&registry) as _;
+    let server = Server::bind(queue.clone(), plugins, Arc::clone(&process.settings), process.node.clone()).await?;
+    let readiness = server_readiness(server.sessions(), &registry, &queue);
+    let ops = process.serve_ops(settings.ops.listen, &queue, readiness, Vec::new()).await?;
+    process.keep_current(&registry)?;
+    announce(&format!("listening on ws://{}/", server.local_addr()));
+    if let Some(ops) = ops {
+        announce(&format!("ops on http://{ops}/"));
+    }
+    let drained = server.run(process.stop.clone()).await;
+    tracing::info!(?drained, "server ended");
+    registry.close().await;
+    process.finish().await;
+    Ok(())
+}

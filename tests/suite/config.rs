@@ -1,0 +1,94 @@
+//! Promise: a process that can't start says why; one whose Redis is away waits for it.
+
+use serde_json::json;
+
+use crate::harness::client::Client;
+use crate::harness::config::Config;
+use crate::harness::process::Process;
+use crate::harness::redis::Redis;
+use crate::harness::{PATIENCE, START_PATIENCE, eventually, http, plugin};
+
+fn says(process: &Process, words: &str) {
+    assert!(process.lines().iter().any(|line| line.contains(words)), "no {words:?} in {:?}", process.lines());
+}
+
+#[test]
+fn a_config_error_names_file_line_and_key_and_exits_with_2() {
+    let config = Config::chat("redis://127.0.0.1:1").with("limits.frame_in_max", "big");
+    for mut process in [Process::server(&config), Process::worker(&config), Process::dev(&config)] {
+        assert_eq!(process.wait_exit(START_PATIENCE).code(), Some(2));
+        says(&process, "`limits.frame_in_max`");
+        says(&process, "plugsocket.toml:");
+    }
+    let mut missing = Process::tool(&["dev", "--config", "nowhere.toml"]);
+    assert_eq!(missing.wait_exit(START_PATIENCE).code(), Some(2));
+    says(&missing, "--config FILE");
+}
+
+#[test]
+fn the_memory_queue_is_for_dev_only() {
+    let config = Config::chat("memory");
+    for mut process in [Process::server(&config), Process::worker(&config)] {
+        assert_eq!(process.wait_exit(START_PATIENCE).code(), Some(1));
+        says(&process, "plugsocket dev");
+    }
+}
+
+#[test]
+fn an_address_that_is_taken_is_said() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = Config::chat("memory").with("server.listen", taken.local_addr().unwrap().to_string());
+    let mut process = Process::dev(&config);
+    assert_eq!(process.wait_exit(START_PATIENCE).code(), Some(1));
+    says(&process, "server.listen");
+}
+
+#[test]
+fn check_tells_what_would_be_refused() {
+    let config = Config::chat("memory");
+    plugin::install(&plugin::chat(), &config.plugins_dir(), "chat");
+    let mut good = Process::tool(&["check", "--config", config.path()]);
+    assert!(good.wait_exit(START_PATIENCE).success(), "{:?}", good.lines());
+    says(&good, "chat_text");
+    plugin::install_bytes(&plugin::broken(plugin::Broken::Text), &config.plugins_dir(), "chat");
+    let mut bad = Process::tool(&["check", "--config", config.path()]);
+    assert_eq!(bad.wait_exit(START_PATIENCE).code(), Some(1));
+    says(&bad, "text");
+}
+
+#[test]
+fn a_new_plugin_builds_and_is_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let sdk = plugin::workspace().join("plugin-api");
+    let folder = dir.path().to_str().unwrap();
+    let mut made = Process::tool(&["new", "hello", "--dir", folder, "--sdk", sdk.to_str().unwrap()]);
+    assert!(made.wait_exit(PATIENCE).success(), "{:?}", made.lines());
+    let mut again = Process::tool(&["new", "hello", "--dir", folder, "--sdk", sdk.to_str().unwrap()]);
+    assert_eq!(again.wait_exit(PATIENCE).code(), Some(1));
+    says(&again, "exists already");
+    let library = plugin::build(&dir.path().join("hello"), "hello");
+    let mut check = Process::tool(&["check", "--config", Config::chat("memory").path(), library.to_str().unwrap()]);
+    assert!(check.wait_exit(START_PATIENCE).success(), "{:?}", check.lines());
+    says(&check, "actions: hello");
+}
+
+#[tokio::test]
+async fn a_redis_that_is_away_is_waited_for() {
+    let mut redis = Redis::start();
+    let config = Config::chat(&redis.url());
+    redis.kill();
+    plugin::install(&plugin::chat(), &config.plugins_dir(), "chat");
+    let (server, worker) = (Process::server(&config), Process::worker(&config));
+    let (url, ready) = (server.ws_url(), format!("{}readyz", server.ops_url()));
+    let answer = http::get(&ready);
+    assert_eq!(answer.status, 503);
+    assert!(answer.body.contains("queue:"), "{}", answer.body);
+    redis.start_again();
+    eventually("readiness", PATIENCE * 2, async || http::get(&ready).status == 200).await;
+    worker.wait_worker_ready();
+    let mut client = Client::enter(&url, "patient").await;
+    assert_eq!(client.request("echo", json!(1)).await["echo"], 1);
+
+    redis.restart();
+    eventually("an echo after Redis came back empty", PATIENCE * 3, async || client.try_request("echo", json!(2)).await.is_ok()).await;
+}

@@ -1,0 +1,64 @@
+//! Promise: `plugsocket dev` and a browser are all it takes: two tabs chat, a slow report delays nobody, a new build goes live under them.
+
+use std::time::Duration;
+
+use crate::harness::browser::{Browser, Tab};
+use crate::harness::config::Config;
+use crate::harness::plugin;
+use crate::harness::process::Process;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const ONLINE: &str = "document.querySelector('#status').dataset.state === 'online' && !document.querySelector('#send').disabled";
+
+async fn enter(browser: &Browser, url: &str, nickname: &str) -> Tab {
+    let tab = browser.open(url).await;
+    tab.wait_until("document.querySelector('#nickname') !== null", PATIENCE).await;
+    tab.fill("#nickname", nickname).await;
+    tab.click("#enter").await;
+    tab.wait_until(ONLINE, PATIENCE).await;
+    tab
+}
+
+async fn say(tab: &Tab, text: &str) {
+    tab.fill("#text", text).await;
+    tab.click("#send").await;
+}
+
+async fn wait_for(tab: &Tab, text: &str) {
+    tab.wait_until(&format!("document.querySelector('#messages').innerText.includes({text:?})"), PATIENCE).await;
+}
+
+#[tokio::test]
+async fn two_tabs_chat() {
+    let config = Config::chat("memory");
+    plugin::install(&plugin::chat(), &config.plugins_dir(), "chat");
+    let dev = Process::dev(&config);
+    let url = dev.page_url();
+    let browser = Browser::start().await;
+    let ada = enter(&browser, &url, "ada").await;
+    say(&ada, "before bob").await;
+    wait_for(&ada, "before bob").await;
+    let bob = enter(&browser, &url, "bob").await;
+    wait_for(&bob, "before bob").await; // history
+    say(&bob, "hello ada <b>not bold</b>").await;
+    wait_for(&ada, "hello ada <b>not bold</b>").await;
+
+    ada.click("#report").await;
+    ada.wait_until("document.querySelector('#report-progress').value > 0", PATIENCE).await;
+    say(&bob, "meanwhile").await;
+    wait_for(&ada, "meanwhile").await;
+
+    plugin::install(&plugin::chat_tagged("two"), &config.plugins_dir(), "chat");
+    ada.wait_until(
+        "document.querySelector('#report-progress').hidden || document.querySelector('#report-progress').value >= 100",
+        PATIENCE,
+    )
+    .await;
+    say(&bob, "after the new build").await;
+    wait_for(&ada, "after the new build").await;
+    for tab in [&ada, &bob] {
+        assert_eq!(tab.evaluate("document.querySelector('#status').dataset.state").await, "online");
+        assert_eq!(tab.errors(), Vec::<String>::new());
+    }
+    browser.close().await;
+}

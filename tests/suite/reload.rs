@@ -1,0 +1,121 @@
+//! Promise: a new build takes over with no socket dropped, no message lost, none reordered; a bad one changes nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::app::App;
+use crate::harness::client::Client;
+use crate::harness::load::{self, Plan, Watch};
+use crate::harness::plugin::{self, BROKEN, Broken};
+use crate::harness::{PATIENCE, eventually};
+
+const RELOADS: usize = 20;
+
+#[tokio::test]
+async fn twenty_reloads_under_load() {
+    let builds = [("one", plugin::chat_tagged("one")), ("two", plugin::chat_tagged("two"))];
+    let app = App::start_with(1, 1, |config| config.with("limits.messages_per_second", 0));
+    let plan = Plan {
+        urls: app.urls(),
+        connections: 50,
+        messages: u64::MAX,
+        window: 60,
+        interval: Some(Duration::from_millis(50)), // 50 connections, 20 messages a second each
+        action: "echo",
+        patience: Duration::from_secs(20),
+    };
+    let watch = Arc::new(Watch::default());
+    let running = tokio::spawn(load::run(plan, Arc::clone(&watch)));
+    eventually("the load to run", PATIENCE * 3, async || watch.answered() > 500).await;
+    let mut times = Vec::new();
+    for (tag, library) in builds.iter().cycle().take(RELOADS) {
+        watch.expect_version(tag);
+        let renamed = Instant::now();
+        plugin::install(library, &app.config.plugins_dir(), "chat");
+        eventually("an answer of the new build", PATIENCE * 2, async || watch.version_seen().is_some()).await;
+        times.push(watch.version_seen().unwrap() - renamed);
+    }
+    watch.stop();
+    let report = running.await.unwrap();
+    times.sort();
+    println!(
+        "{RELOADS} reloads, {} messages: lost {}, out of order {}, closed {}; rename to first answer p50 {:?}, max {:?}; latency p50 {:?}, p99 {:?}",
+        report.sent,
+        report.lost(),
+        report.out_of_order,
+        report.closed,
+        times[times.len() / 2],
+        times[times.len() - 1],
+        report.percentile(0.5),
+        report.percentile(0.99)
+    );
+    report.assert_clean();
+}
+
+#[tokio::test]
+async fn edits_of_the_action_map_apply_live() {
+    let mut app = App::start_with(1, 1, |mut config| {
+        config.unset("actions.echo");
+        config
+    });
+    let mut client = Client::enter(&app.urls()[0], "ada").await;
+    assert_eq!(client.try_request("echo", json!(1)).await.unwrap_err()["code"], "unknown_action", "the fallback answers");
+
+    let edited = Instant::now();
+    app.config.set("actions.echo", "chat");
+    eventually("the new action", PATIENCE, async || client.try_request("echo", json!(2)).await.is_ok_and(|data| data["echo"] == 2)).await;
+    println!("added action works {:?} after the edit", edited.elapsed());
+
+    app.config.unset("actions.echo");
+    let is_fallback = async || client.try_request("echo", json!(3)).await.is_err_and(|error| error["code"] == "unknown_action");
+    eventually("the fallback", PATIENCE, is_fallback).await;
+
+    let mark = app.servers[0].lines().len();
+    app.config.set("limits.ping_interval", "soon");
+    let line = app.servers[0].wait_line_after(mark, "config refused", PATIENCE);
+    assert!(line.contains("limits.ping_interval"), "{line}");
+    assert!(client.try_request("join", json!({"room": "lobby"})).await.is_ok(), "the running config stays");
+}
+
+#[tokio::test]
+async fn broken_libraries_leave_the_old_version_live() {
+    let app = App::start(1, 1);
+    let mut client = Client::enter(&app.urls()[0], "ada").await;
+    let version = client.request("echo", json!(0)).await["version"].clone();
+    for way in BROKEN {
+        let marks = [app.workers[0].lines().len(), app.servers[0].lines().len()];
+        plugin::install_bytes(&plugin::broken(way), &app.config.plugins_dir(), "chat");
+        let reason = match way {
+            Broken::Empty => "empty",
+            Broken::Text => "text",
+            Broken::Truncated => "truncated",
+            Broken::Hollow => "rejected",
+            Broken::Stranger => "export_plugin",
+        };
+        for (process, mark) in [&app.workers[0], &app.servers[0]].into_iter().zip(marks) {
+            let line = process.wait_line_after(mark, "rejected", PATIENCE * 2);
+            assert!(line.to_lowercase().contains(reason), "{way:?}: expected {reason:?} in {line}");
+        }
+        let echo = client.request("echo", json!("serving")).await;
+        assert_eq!((&echo["version"], &echo["echo"]), (&version, &json!("serving")), "after {way:?}");
+    }
+    let mark = app.workers[0].lines().len();
+    plugin::install(&plugin::chat_tagged("one"), &app.config.plugins_dir(), "chat");
+    eventually("a sound build after broken ones", PATIENCE * 2, async || client.request("echo", json!(1)).await["version"] == "one").await;
+    assert!(mark > 0);
+}
+
+#[tokio::test]
+async fn a_constructor_that_fails_is_rejected_and_a_good_config_recovers() {
+    let mut app = App::start(1, 1);
+    let mut client = Client::enter(&app.urls()[0], "ada").await;
+    let mark = app.workers[0].lines().len();
+    app.config.set("plugins.chat.config.history_limt", 5);
+    let line = app.workers[0].wait_line_after(mark, "rejected", PATIENCE * 2);
+    assert!(line.contains("history_limt"), "the constructor's own words: {line}");
+    assert_eq!(client.request("echo", json!(1)).await["echo"], 1);
+    app.config.unset("plugins.chat.config.history_limt");
+    assert_eq!(client.request("echo", json!(2)).await["echo"], 2);
+}
