@@ -19,7 +19,7 @@ const KEPT_CAPACITY: usize = 16;
 /// How much may wait, and what happens beyond.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OutletLimit {
-    /// Most bytes waiting, frames' own overhead included.
+    /// With this many bytes waiting, frames' own overhead included, nothing more is taken.
     pub bytes_max: usize,
     /// What happens to a client that does not read fast enough.
     pub policy: SlowConsumer,
@@ -70,8 +70,8 @@ impl Outlet {
         if state.ended || state.closing.is_some() {
             return;
         }
-        // One frame always fits, whatever its length: frames have a limit of their own.
-        while !state.frames.is_empty() && state.bytes + cost > limit.bytes_max {
+        // What waits counts, not the newcomer: one long frame behind a short one does not make a client slow. Frames have a limit of their own.
+        while !state.frames.is_empty() && state.bytes >= limit.bytes_max {
             match limit.policy {
                 SlowConsumer::Close => {
                     metrics::counter!("plugsocket_slow_consumers_total", "policy" => "close").increment(1);
@@ -198,9 +198,11 @@ mod tests {
     }
 
     #[test]
-    fn one_frame_over_the_limit_passes_when_nothing_waits() {
+    fn a_frame_over_the_limit_passes_while_little_waits() {
         let outlet = Outlet::default();
+        push(&outlet, "1", SlowConsumer::Close);
         outlet.push("x".repeat(1000).into(), limit(SlowConsumer::Close));
+        assert_eq!(outlet.take(), frame("1"));
         assert!(matches!(outlet.take(), Some(Outgoing::Frame(_))));
     }
 
