@@ -98,9 +98,6 @@ pub(super) async fn fallback(node: &Arc<Node>, session: &Arc<Session>, message: 
             Err(failure) => failure,
         };
         metrics::counter!("plugsocket_handler_failures_total", "operation" => "fallback").increment(1);
-        if session.outlet.has_ended() && matches!(last, CallFailure::NoHandler) {
-            return;
-        }
     }
     tracing::warn!(session = %session.id, action = message.action, failure = %last, "fallback message given up");
     let code = match last {

@@ -1,7 +1,7 @@
 //! Sockets and sessions: the only room naming `tungstenite`.
 //!
-//! The way of a message: [`gateway`] accepts, [`handshake`] upgrades, [`task`] reads, [`route`] decides, the queue or [`handler_calls`] takes it.
-//! The way back: [`delivery`] receives, [`roster`] finds the sessions, [`outlet`] holds the frames, [`socket`] writes them.
+//! The way of a message: `gateway` accepts, `handshake` upgrades, `task` reads, `route` decides, the queue or `handler_calls` takes it.
+//! The way back: `delivery` receives, `roster` finds the sessions, `outlet` holds the frames, `socket` writes them.
 
 mod announce;
 mod delivery;

@@ -19,7 +19,8 @@ const KEPT_CAPACITY: usize = 16;
 /// How much may wait, and what happens beyond.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OutletLimit {
-    /// Most bytes waiting, frames' own overhead included.
+    /// With this many bytes waiting, frames' own overhead included, nothing more is taken. One frame counts for at most half of it: a long
+    /// frame, which has a limit of its own, does not make a client slow.
     pub bytes_max: usize,
     /// What happens to a client that does not read fast enough.
     pub policy: SlowConsumer,
@@ -55,23 +56,27 @@ pub(crate) struct Outlet {
 
 #[derive(Default)]
 struct State {
-    frames: VecDeque<Utf8Bytes>,
+    frames: VecDeque<Waiting>,
     bytes: usize,
     ping: bool,
     closing: Option<Closing>,
     ended: bool,
 }
 
+struct Waiting {
+    frame: Utf8Bytes,
+    cost: usize,
+}
+
 impl Outlet {
     /// Queues a frame; dropped silently once the session is closing or has ended.
     pub fn push(&self, frame: Utf8Bytes, limit: OutletLimit) {
-        let cost = frame.len() + FRAME_OVERHEAD_BYTES;
+        let cost = (frame.len() + FRAME_OVERHEAD_BYTES).min(limit.bytes_max / 2);
         let mut state = self.lock();
         if state.ended || state.closing.is_some() {
             return;
         }
-        // One frame always fits, whatever its length: frames have a limit of their own.
-        while !state.frames.is_empty() && state.bytes + cost > limit.bytes_max {
+        while !state.frames.is_empty() && state.bytes >= limit.bytes_max {
             match limit.policy {
                 SlowConsumer::Close => {
                     metrics::counter!("plugsocket_slow_consumers_total", "policy" => "close").increment(1);
@@ -84,14 +89,12 @@ impl Outlet {
                 }
                 SlowConsumer::DropOldest => {
                     metrics::counter!("plugsocket_frames_dropped_total", "reason" => "slow_consumer").increment(1);
-                    if let Some(dropped) = state.frames.pop_front() {
-                        state.bytes -= dropped.len() + FRAME_OVERHEAD_BYTES;
-                    }
+                    let _ = state.pop();
                 }
             }
         }
         state.bytes += cost;
-        state.frames.push_back(frame);
+        state.frames.push_back(Waiting { frame, cost });
         drop(state);
         self.waker.wake();
     }
@@ -132,8 +135,7 @@ impl Outlet {
     /// Takes what is to be written next.
     pub fn take(&self) -> Option<Outgoing> {
         let mut state = self.lock();
-        if let Some(frame) = state.frames.pop_front() {
-            state.bytes -= frame.len() + FRAME_OVERHEAD_BYTES;
+        if let Some(frame) = state.pop() {
             if state.frames.is_empty() && state.frames.capacity() > KEPT_CAPACITY {
                 state.frames = VecDeque::new();
             }
@@ -156,6 +158,12 @@ impl Outlet {
 }
 
 impl State {
+    fn pop(&mut self) -> Option<Utf8Bytes> {
+        let Waiting { frame, cost } = self.frames.pop_front()?;
+        self.bytes -= cost;
+        Some(frame)
+    }
+
     fn forget_frames(&mut self) {
         self.frames = VecDeque::new();
         self.bytes = 0;
@@ -198,9 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn one_frame_over_the_limit_passes_when_nothing_waits() {
+    fn a_frame_over_the_limit_passes_while_little_waits() {
         let outlet = Outlet::default();
+        push(&outlet, "1", SlowConsumer::Close);
         outlet.push("x".repeat(1000).into(), limit(SlowConsumer::Close));
+        assert_eq!(outlet.take(), frame("1"));
         assert!(matches!(outlet.take(), Some(Outgoing::Frame(_))));
     }
 

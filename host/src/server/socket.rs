@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
-use tokio_tungstenite::tungstenite::protocol::frame::coding;
+use tokio_tungstenite::tungstenite::protocol::frame::{Frame, coding};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
 
@@ -23,6 +23,9 @@ use crate::wire::codes::CloseCode;
 const READ_BUFFER_BYTES: usize = 4096;
 /// More than this is written without waiting for the flush.
 const WRITE_BUFFER_BYTES: usize = 4096;
+/// Longer messages leave in fragments of this length: tungstenite's write buffer never shrinks, so one long frame would be kept in memory for
+/// the rest of the connection's life.
+const FRAGMENT_BYTES: usize = 16 * 1024;
 /// How long the closing handshake may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A close frame's payload is 125 bytes, two of them the code.
@@ -78,6 +81,8 @@ pub(crate) enum Event {
 /// The socket, owned by its session's task.
 pub(crate) struct Socket {
     stream: WebSocketStream<TcpStream>,
+    /// What is still to be sent of a long message.
+    unsent: Bytes,
     is_unflushed: bool,
 }
 
@@ -90,7 +95,7 @@ impl Socket {
             .max_message_size(Some(frame_bytes_max))
             .max_frame_size(Some(frame_bytes_max));
         let stream = WebSocketStream::from_partially_read(socket, rest, Role::Server, Some(config)).await;
-        Self { stream, is_unflushed: false }
+        Self { stream, unsent: Bytes::new(), is_unflushed: false }
     }
 
     /// Writes what waits in the session's outlet and, when `is_reading`, answers the next text frame. Resumes when a frame comes, the outlet has
@@ -140,11 +145,19 @@ impl Socket {
                 // The client reads nothing: an end that was asked for does not wait for the frames before it.
                 Poll::Pending => return session.outlet.closing().map_or(Poll::Pending, |closing| Poll::Ready(Err(closing.into()))),
             }
-            let message = match session.outlet.take() {
-                None => return Poll::Ready(Ok(())),
-                Some(Outgoing::Frame(text)) => Message::Text(text),
-                Some(Outgoing::Ping) => Message::Ping(Bytes::new()),
-                Some(Outgoing::Close(closing)) => return Poll::Ready(Err(closing.into())),
+            let message = if self.unsent.is_empty() {
+                match session.outlet.take() {
+                    None => return Poll::Ready(Ok(())),
+                    Some(Outgoing::Frame(text)) if text.len() > FRAGMENT_BYTES => {
+                        self.unsent = text.into();
+                        fragment(&mut self.unsent, coding::Data::Text)
+                    }
+                    Some(Outgoing::Frame(text)) => Message::Text(text),
+                    Some(Outgoing::Ping) => Message::Ping(Bytes::new()),
+                    Some(Outgoing::Close(closing)) => return Poll::Ready(Err(closing.into())),
+                }
+            } else {
+                fragment(&mut self.unsent, coding::Data::Continue)
             };
             self.is_unflushed = true;
             if let Err(error) = stream.as_mut().start_send(message) {
@@ -167,6 +180,12 @@ impl Socket {
         })
         .await;
     }
+}
+
+/// Takes the next fragment off a long message.
+fn fragment(unsent: &mut Bytes, kind: coding::Data) -> Message {
+    let payload = unsent.split_to(unsent.len().min(FRAGMENT_BYTES));
+    Message::Frame(Frame::message(payload, coding::OpCode::Data(kind), unsent.is_empty()))
 }
 
 fn within(text: &str, bytes_max: usize) -> &str {

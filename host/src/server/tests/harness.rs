@@ -1,5 +1,6 @@
 //! A running server, its scripted handler, and clients on real sockets.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,12 +36,18 @@ pub(super) struct Script {
     pub calls: mpsc::UnboundedSender<Call>,
     pub gate: Semaphore,
     pub failures: Mutex<u32>,
+    pub loops: AtomicUsize,
+    pub is_loop_held: AtomicBool,
 }
 
 #[async_trait]
 impl Callee for Script {
     async fn call(&self, operation: Operation, input: Bytes, _sink: Arc<dyn HostSink>) -> Result<Answer, CallError> {
         if operation == Operation::Loop {
+            self.loops.fetch_add(1, Ordering::SeqCst);
+            if self.is_loop_held.load(Ordering::SeqCst) {
+                self.gate.acquire().await.unwrap().forget();
+            }
             return Ok(Answer { status: Status::Done, bytes: Bytes::new() });
         }
         let call: Value = serde_json::from_slice(&input).unwrap();
@@ -105,7 +112,13 @@ impl House {
         let settings = Arc::new(arc_swap::ArcSwap::from_pointee(settings));
         let queue::Opened { queue, inside, jobs, deliveries, sent } = queue::open();
         let (called, calls) = mpsc::unbounded_channel();
-        let script = Arc::new(Script { calls: called, gate: Semaphore::new(0), failures: Mutex::new(0) });
+        let script = Arc::new(Script {
+            calls: called,
+            gate: Semaphore::new(0),
+            failures: Mutex::new(0),
+            loops: AtomicUsize::new(0),
+            is_loop_held: AtomicBool::new(false),
+        });
         let live = LiveVersion { plugin: "chat".into(), version: "1".into(), callee: script.clone() };
         let plugins = Arc::new(TestPlugins(Mutex::new(Some(Arc::new(live)))));
         let server = Server::bind(queue, plugins.clone(), settings, NodeId::random().unwrap()).await.unwrap();

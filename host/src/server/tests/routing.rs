@@ -215,3 +215,29 @@ async fn groups_are_joined_and_left_through_deliveries() {
     assert_eq!(client.next().await["action"], "4");
     super::harness::until("the queue knows", || has_groups(&house, &[])).await;
 }
+
+#[tokio::test]
+async fn long_messages_arrive_whole_and_in_their_place() {
+    let mut house = House::open(|settings| settings.limits.frame_out_max = bytesize::ByteSize::mib(1)).await;
+    let mut client = house.registered(json!({})).await;
+    let text = "ä€x".repeat(100_000 / 6 * 5);
+    let too_long = Json::encode(&"x".repeat(1024 * 1024)).unwrap();
+    for (action, data) in [("1", Json::NULL), ("2", Json::encode(&text).unwrap()), ("-", too_long), ("3", Json::NULL)] {
+        house.deliveries.send(Delivery::message(Address::All, action, data)).unwrap();
+    }
+    assert_eq!(client.next().await["action"], "1");
+    assert_eq!(client.next().await, json!({"action": "2", "data": text}));
+    assert_eq!(client.next().await["action"], "3", "what is over the limit is left out");
+}
+
+#[tokio::test]
+async fn a_delivery_leaves_the_excepted_connection_out() {
+    let mut house = House::open(|_| {}).await;
+    let mut alice = house.registered(json!({"connection_id": "alice", "groups": ["red"]})).await;
+    let mut bob = house.registered(json!({"connection_id": "bob", "groups": ["red"]})).await;
+    let delivery = Delivery::message(Address::Group("red".to_owned()), "1", Json::NULL);
+    house.deliveries.send(Delivery { except: Some("alice".to_owned()), ..delivery }).unwrap();
+    house.deliveries.send(Delivery::message(Address::All, "2", Json::NULL)).unwrap();
+    assert_eq!(bob.next().await["action"], "1");
+    assert_eq!(alice.next().await["action"], "2");
+}
