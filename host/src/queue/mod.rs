@@ -2,8 +2,11 @@
 //!
 //! Two implementations pass one conformance suite: [`memory`] inside one process, and [`redis`].
 
+#[cfg(test)]
+mod conformance;
 pub mod memory;
 pub mod redis;
+mod store_limits;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +18,9 @@ use tokio::sync::watch;
 use crate::wire::delivery::Delivery;
 use crate::wire::ids::{NodeId, SessionId};
 use crate::wire::job::Job;
+
+pub use self::store_limits::{STORE_KEY_BYTES_MAX, STORE_LIST_MAX, STORE_VALUE_BYTES_MAX};
+use self::store_limits::{check_store_request, store_ttl};
 
 /// The halves of one queue; cheap to clone, all on the same connections.
 #[derive(Clone)]

@@ -7,3 +7,4 @@ pub mod frame;
 pub mod ids;
 pub mod job;
 pub mod json;
+pub mod php;

@@ -1,0 +1,311 @@
+//! Jobs in one process: partitions shared among the consumers by rank, as in Redis, with the consumer's life as its lease.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+use tokio::time::{self, Instant};
+
+use crate::queue::{Consumer, Full, Inbox, OnStored, QueueError, QueueOptions, Receipt, Stored, Taken, Verdict};
+use crate::wire::ids::NodeId;
+use crate::wire::job::Job;
+
+/// Longest wait of a `take`.
+const TAKE_WAIT: Duration = Duration::from_secs(1);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most jobs waiting for their time.
+const LATER_MAX: usize = 1_000_000;
+
+#[derive(Default)]
+struct Partition {
+    waiting: VecDeque<(u64, Job, bool)>,
+    running: BTreeMap<u64, Job>,
+    owner: Option<u64>,
+    dead: VecDeque<(Job, String)>,
+}
+
+struct State {
+    partitions: Vec<Partition>,
+    later: BTreeMap<(Instant, u64), Job>,
+    /// Consumers by their number, the order of joining.
+    consumers: Vec<u64>,
+    /// Names entries, scheduled jobs and consumers.
+    next: u64,
+}
+
+/// The incoming half.
+pub(super) struct MemoryInbox(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// Something to take has come, or a share has changed.
+    changed: Notify,
+    partition_jobs_max: usize,
+    dead_max: usize,
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn push(&mut self, job: Job) {
+        let number = self.number();
+        let partition = job.session.partition(u32::try_from(self.partitions.len()).unwrap_or(u32::MAX));
+        if let Some(partition) = self.partitions.get_mut(partition as usize) {
+            partition.waiting.push_back((number, job, false));
+        }
+    }
+
+    /// Moves what is due; answers when the next one is.
+    fn promote(&mut self) -> Option<Instant> {
+        loop {
+            let first = self.later.first_entry()?;
+            let due = first.key().0;
+            if due > Instant::now() {
+                return Some(due);
+            }
+            let job = first.remove();
+            self.push(job);
+        }
+    }
+
+    fn quota(&self, consumer: u64) -> usize {
+        let rank = self.consumers.iter().position(|other| *other == consumer).unwrap_or(0);
+        let (count, consumers) = (self.partitions.len(), self.consumers.len().max(1));
+        count / consumers + usize::from(rank < count % consumers)
+    }
+
+    /// Gives free what is over a consumer's share and idle; claims what is free up to it.
+    fn share(&mut self, consumer: u64) -> bool {
+        let quota = self.quota(consumer);
+        let mut owned = self.partitions.iter().filter(|partition| partition.owner == Some(consumer)).count();
+        let mut released = false;
+        for partition in &mut self.partitions {
+            if owned > quota && partition.owner == Some(consumer) && partition.running.is_empty() {
+                partition.owner = None;
+                released = true;
+                owned -= 1;
+            }
+        }
+        for partition in &mut self.partitions {
+            if owned < quota && partition.owner.is_none() {
+                partition.owner = Some(consumer);
+                owned += 1;
+            }
+        }
+        released
+    }
+
+    /// Partitions this consumer still may read: those over its share wait for their running jobs, then go.
+    fn readable(&self, consumer: u64) -> Vec<usize> {
+        let owned = self.partitions.iter().enumerate().filter(|(_, partition)| partition.owner == Some(consumer));
+        let mut owned: Vec<(usize, bool)> = owned.map(|(index, partition)| (index, partition.running.is_empty())).collect();
+        // Idle ones have been given free already, so those over the share are all running.
+        owned.sort_by_key(|(_, idle)| !idle);
+        owned.truncate(self.quota(consumer));
+        owned.into_iter().map(|(index, _)| index).collect()
+    }
+
+    fn take(&mut self, consumer: u64, max: usize) -> Vec<Taken> {
+        let mut taken = Vec::new();
+        for index in self.readable(consumer) {
+            let Some(partition) = self.partitions.get_mut(index) else { continue };
+            while taken.len() < max {
+                let Some((number, job, suspect)) = partition.waiting.pop_front() else { break };
+                partition.running.insert(number, job.clone());
+                let receipt = Receipt { partition: u32::try_from(index).unwrap_or(u32::MAX), entry: number.to_string() };
+                taken.push(Taken { job, receipt, suspect });
+            }
+        }
+        taken
+    }
+
+    fn partition(&mut self, receipt: &Receipt) -> Option<(&mut Partition, u64)> {
+        let number = receipt.entry.parse().ok()?;
+        self.partitions.get_mut(receipt.partition as usize).map(|partition| (partition, number))
+    }
+
+    /// Takes a consumer out; what it had running goes back to the front, in order.
+    fn remove(&mut self, consumer: u64) {
+        self.consumers.retain(|other| *other != consumer);
+        for partition in self.partitions.iter_mut().filter(|partition| partition.owner == Some(consumer)) {
+            partition.owner = None;
+            while let Some((number, job)) = partition.running.pop_last() {
+                partition.waiting.push_front((number, job, true));
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put_later(&self, job: Job, delay: Duration) -> Result<(), QueueError> {
+        let mut state = self.lock();
+        if state.later.len() >= LATER_MAX {
+            return Err(QueueError::Refused(format!("{LATER_MAX} jobs are scheduled already")));
+        }
+        let number = state.number();
+        state.later.insert((Instant::now() + delay, number), job);
+        drop(state);
+        self.changed.notify_waiters();
+        Ok(())
+    }
+}
+
+impl MemoryInbox {
+    pub(super) fn new(options: &QueueOptions) -> Self {
+        let partitions = (0..options.partitions.max(1)).map(|_| Partition::default()).collect();
+        Self(Arc::new(Shared {
+            state: Mutex::new(State { partitions, later: BTreeMap::new(), consumers: Vec::new(), next: 0 }),
+            changed: Notify::new(),
+            partition_jobs_max: options.partition_jobs_max.max(1),
+            dead_max: options.dead_max.max(1),
+        }))
+    }
+
+    #[cfg(test)]
+    pub(super) fn dead_letters(&self) -> Vec<(String, String)> {
+        let state = self.0.lock();
+        state.partitions.iter().flat_map(|partition| &partition.dead).map(|(job, reason)| (job.action.clone(), reason.clone())).collect()
+    }
+}
+
+#[async_trait]
+impl Inbox for MemoryInbox {
+    fn offer(&self, job: Job, on_stored: OnStored) -> Result<(), Full> {
+        let mut state = self.0.lock();
+        let partition = job.session.partition(u32::try_from(state.partitions.len()).unwrap_or(u32::MAX)) as usize;
+        if state.partitions.get(partition).is_some_and(|partition| partition.waiting.len() >= self.0.partition_jobs_max) {
+            drop(state);
+            on_stored(Stored::No("partition is full".to_owned()));
+            return Ok(());
+        }
+        state.push(job);
+        drop(state);
+        self.0.changed.notify_waiters();
+        on_stored(Stored::Yes);
+        Ok(())
+    }
+
+    async fn room(&self) {
+        // There is always room to offer: a full partition is answered at once.
+    }
+
+    async fn consume(&self, _worker: &NodeId) -> Result<Arc<dyn Consumer>, QueueError> {
+        let mut state = self.0.lock();
+        let number = state.number();
+        state.consumers.push(number);
+        drop(state);
+        self.0.changed.notify_waiters();
+        Ok(Arc::new(MemoryConsumer { shared: Arc::clone(&self.0), number }))
+    }
+
+    async fn schedule(&self, job: Job, delay: Duration) -> Result<(), QueueError> {
+        self.0.put_later(job, delay)
+    }
+}
+
+/// Dropped without leaving, it counts as crashed.
+struct MemoryConsumer {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl MemoryConsumer {
+    fn running(&self) -> usize {
+        let state = self.shared.lock();
+        let owned = state.partitions.iter().filter(|partition| partition.owner == Some(self.number));
+        owned.map(|partition| partition.running.len()).sum()
+    }
+}
+
+#[async_trait]
+impl Consumer for MemoryConsumer {
+    async fn take(&self, max: usize) -> Result<Vec<Taken>, QueueError> {
+        let until = Instant::now() + TAKE_WAIT;
+        loop {
+            // Asked for before the look, so that nothing that comes in between is missed.
+            let mut changed = std::pin::pin!(self.shared.changed.notified());
+            changed.as_mut().enable();
+            let (taken, released, due) = {
+                let mut state = self.shared.lock();
+                if !state.consumers.contains(&self.number) {
+                    return Ok(Vec::new());
+                }
+                let due = state.promote();
+                let released = state.share(self.number);
+                (state.take(self.number, max.max(1)), released, due)
+            };
+            if released {
+                self.shared.changed.notify_waiters();
+            }
+            if !taken.is_empty() || Instant::now() >= until {
+                return Ok(taken);
+            }
+            let _ = time::timeout_at(due.map_or(until, |due| due.min(until)), changed).await;
+        }
+    }
+
+    fn may_start(&self, receipt: &Receipt) -> bool {
+        let mut state = self.shared.lock();
+        let number = self.number;
+        state
+            .partition(receipt)
+            .is_some_and(|(partition, entry)| partition.owner == Some(number) && partition.running.contains_key(&entry))
+    }
+
+    async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError> {
+        match verdict {
+            Verdict::Done => {}
+            Verdict::Later { job, delay } => self.shared.put_later(*job, delay)?,
+            Verdict::Dead { job, reason, version } => {
+                tracing::debug!(action = job.action, reason, version, "job set aside");
+                metrics::counter!("plugsocket_jobs_dead_total").increment(1);
+                let mut state = self.shared.lock();
+                if let Some((partition, _)) = state.partition(&receipt) {
+                    partition.dead.push_back((*job, reason));
+                    if partition.dead.len() > self.shared.dead_max {
+                        partition.dead.pop_front();
+                    }
+                }
+            }
+        }
+        if let Some((partition, entry)) = self.shared.lock().partition(&receipt) {
+            partition.running.remove(&entry);
+        }
+        self.shared.changed.notify_waiters();
+        Ok(())
+    }
+
+    async fn leave(&self) {
+        let settled = async {
+            loop {
+                let mut changed = std::pin::pin!(self.shared.changed.notified());
+                changed.as_mut().enable();
+                if self.running() == 0 {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        if time::timeout(LEAVE_TIMEOUT, settled).await.is_err() {
+            tracing::warn!(unsettled = self.running(), "left with jobs that were not settled; they will run again");
+        }
+        self.shared.lock().remove(self.number);
+        self.shared.changed.notify_waiters();
+    }
+}
+
+impl Drop for MemoryConsumer {
+    fn drop(&mut self) {
+        self.shared.lock().remove(self.number);
+        self.shared.changed.notify_waiters();
+    }
+}

@@ -1,0 +1,299 @@
+//! One pipeline of the writer: how writes become commands, and how answers find those who wait for them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redis::{Cmd, Pipeline, Value};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::connect::{is_passing, server_error};
+use super::keys::{GROUP, Keys};
+use crate::queue::{OnStored, QueueError, Stored};
+use crate::wire::ids::NodeId;
+
+/// A pipeline is closed when it holds this much.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Deliveries to one node share a stream entry up to this size; a larger one goes alone.
+const PACK_BYTES_MAX: usize = 16 << 10;
+
+/// Told when the settlement of an entry is stored.
+pub(super) trait Settlements: Send + Sync {
+    fn settled(&self, partition: u32, entry: &str);
+}
+
+/// Who waits for the answer to a write.
+pub(super) enum Done {
+    /// Nobody; a refusal is logged under this name.
+    Nobody(&'static str),
+    /// A client's message.
+    Stored(OnStored),
+    /// A caller.
+    Reply(oneshot::Sender<Result<Value, QueueError>>),
+    /// A consumer's job.
+    Settled { to: Arc<dyn Settlements>, partition: u32, entry: String },
+}
+
+/// One write.
+pub(super) enum Write {
+    /// A command with one answer.
+    Command { command: Cmd, done: Done },
+    /// A delivery to one node; packed with its neighbours.
+    Node { node: NodeId, header: Bytes, data: Bytes },
+    /// XDEL and XACK of an entry; gathered, and written after everything else of the batch.
+    Ack { partition: u32, entry: String, done: Done },
+    /// Nothing is written; done when everything before is.
+    Mark(Done),
+    /// Nothing is written; the answer is known already.
+    Refused { on_stored: OnStored, reason: &'static str },
+}
+
+/// How a write ended.
+#[derive(Clone)]
+enum Outcome {
+    Answer(Value),
+    Refused(QueueError),
+    Unknown,
+    Unsent,
+}
+
+impl Done {
+    fn finish(self, outcome: Outcome) {
+        match (self, outcome) {
+            (Self::Nobody(what), Outcome::Refused(error)) => {
+                metrics::counter!("plugsocket_queue_writes_refused_total", "what" => what).increment(1);
+                tracing::error!(what, %error, "queue refused a write");
+            }
+            (Self::Nobody("delivery"), Outcome::Answer(Value::Nil)) => {
+                metrics::counter!("plugsocket_deliveries_undeliverable_total").increment(1);
+            }
+            (Self::Nobody(_), _) => {}
+            (Self::Stored(on_stored), outcome) => on_stored(match outcome {
+                Outcome::Answer(_) => Stored::Yes,
+                Outcome::Refused(error) => Stored::No(error.to_string()),
+                Outcome::Unsent => Stored::No("queue is unreachable".to_owned()),
+                Outcome::Unknown => Stored::Unknown,
+            }),
+            (Self::Reply(sender), outcome) => {
+                let _ = sender.send(match outcome {
+                    Outcome::Answer(value) => Ok(value),
+                    Outcome::Refused(error) => Err(error),
+                    Outcome::Unsent | Outcome::Unknown => Err(QueueError::Unreachable("not confirmed in the time allowed".to_owned())),
+                });
+            }
+            (Self::Settled { to, partition, entry }, outcome) => {
+                if let Outcome::Refused(error) = &outcome {
+                    tracing::error!(partition, entry, %error, "queue refused to settle a job");
+                }
+                to.settled(partition, &entry);
+            }
+        }
+    }
+
+    /// Whether somebody waits who would rather be told than wait on.
+    fn expires(&self) -> bool {
+        matches!(self, Self::Stored(_) | Self::Reply(_))
+    }
+}
+
+impl Write {
+    /// Gives up on a write that was never sent, unless nobody waits for it: then it comes back, to be sent when it can be.
+    pub(super) fn expire(self) -> Option<Self> {
+        match self {
+            Self::Command { done, .. } | Self::Mark(done) if done.expires() => {
+                done.finish(Outcome::Unsent);
+                None
+            }
+            Self::Refused { on_stored, reason } => {
+                on_stored(Stored::No(reason.to_owned()));
+                None
+            }
+            other => Some(other),
+        }
+    }
+}
+
+/// Who waits for one command of the pipeline.
+pub(super) enum Slot {
+    One(Done),
+    Many(Vec<Done>),
+}
+
+impl Slot {
+    fn finish(self, outcome: Outcome) {
+        match self {
+            Self::One(done) => done.finish(outcome),
+            Self::Many(all) => all.into_iter().for_each(|done| done.finish(outcome.clone())),
+        }
+    }
+}
+
+/// A pipeline and who waits for its answers.
+pub(super) struct Batch {
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) slots: Vec<Slot>,
+    marks: Vec<Done>,
+    /// When it was first sent.
+    pub(super) sent: Option<Instant>,
+}
+
+/// What of a batch has to be sent again, and why.
+pub(super) struct Again {
+    pub(super) batch: Batch,
+    pub(super) reason: String,
+}
+
+impl Batch {
+    /// Gives out the answers. What the server could not do at present is left, marks with it.
+    pub(super) fn settle(self, answers: Vec<Value>) -> Again {
+        let mut pipeline = Pipeline::new();
+        let mut again = Vec::new();
+        let mut reason = String::new();
+        for (index, (slot, answer)) in self.slots.into_iter().zip(answers).enumerate() {
+            match answer {
+                Value::ServerError(error) if error.code() == "NOSCRIPT" || is_passing(&error) => {
+                    reason = error.to_string();
+                    if let Some(command) = self.pipeline.cmd_iter().nth(index) {
+                        pipeline.add_command(command.clone());
+                        again.push(slot);
+                    }
+                }
+                Value::ServerError(error) => slot.finish(Outcome::Refused(server_error(&error))),
+                answer => slot.finish(Outcome::Answer(answer)),
+            }
+        }
+        let marks = if again.is_empty() {
+            self.marks.into_iter().for_each(|mark| mark.finish(Outcome::Answer(Value::Nil)));
+            Vec::new()
+        } else {
+            self.marks
+        };
+        Again { batch: Self { pipeline: Arc::new(pipeline), slots: again, marks, sent: self.sent }, reason }
+    }
+
+    /// Tells those who wait that the outcome is unknown; the rest stays to be sent.
+    pub(super) fn give_up(&mut self) {
+        for mark in std::mem::take(&mut self.marks) {
+            mark.finish(Outcome::Unknown);
+        }
+        if !self.slots.iter().any(|slot| matches!(slot, Slot::One(done) if done.expires())) {
+            return;
+        }
+        let mut pipeline = Pipeline::new();
+        let mut kept = Vec::new();
+        for (slot, command) in std::mem::take(&mut self.slots).into_iter().zip(self.pipeline.cmd_iter()) {
+            match slot {
+                Slot::One(done) if done.expires() => done.finish(Outcome::Unknown),
+                slot => {
+                    kept.push(slot);
+                    pipeline.add_command(command.clone());
+                }
+            }
+        }
+        (self.slots, self.pipeline) = (kept, Arc::new(pipeline));
+    }
+}
+
+struct Pack {
+    node: NodeId,
+    command: Cmd,
+    bytes: usize,
+}
+
+struct Acks {
+    partition: u32,
+    entries: Vec<String>,
+    done: Vec<Done>,
+}
+
+/// Turns writes into a [`Batch`].
+pub(super) struct Encoder<'keys> {
+    keys: &'keys Keys,
+    pipeline: Pipeline,
+    slots: Vec<Slot>,
+    marks: Vec<Done>,
+    packs: Vec<Pack>,
+    acks: Vec<Acks>,
+    bytes: usize,
+}
+
+impl<'keys> Encoder<'keys> {
+    pub(super) fn new(keys: &'keys Keys) -> Self {
+        Self { keys, pipeline: Pipeline::new(), slots: Vec::new(), marks: Vec::new(), packs: Vec::new(), acks: Vec::new(), bytes: 0 }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= BATCH_BYTES_MAX
+    }
+
+    pub(super) fn push(&mut self, write: Write) {
+        match write {
+            Write::Command { command, done } => {
+                // It may be a delivery as well (a route script), which must not overtake those before it.
+                self.close_packs();
+                self.bytes += command.args_iter().map(|argument| arg_len(&argument)).sum::<usize>();
+                self.add(command, Slot::One(done));
+            }
+            Write::Node { node, header, data } => self.pack(node, &header, &data),
+            Write::Ack { partition, entry, done } => match self.acks.iter_mut().find(|acks| acks.partition == partition) {
+                Some(acks) => {
+                    acks.entries.push(entry);
+                    acks.done.push(done);
+                }
+                None => self.acks.push(Acks { partition, entries: vec![entry], done: vec![done] }),
+            },
+            Write::Mark(done) => self.marks.push(done),
+            Write::Refused { on_stored, reason } => on_stored(Stored::No(reason.to_owned())),
+        }
+    }
+
+    fn add(&mut self, command: Cmd, slot: Slot) {
+        self.pipeline.add_command(command);
+        self.slots.push(slot);
+    }
+
+    fn pack(&mut self, node: NodeId, header: &Bytes, data: &Bytes) {
+        let bytes = header.len() + data.len();
+        self.bytes += bytes;
+        if let Some(index) = self.packs.iter().position(|pack| pack.node == node) {
+            if self.packs[index].bytes + bytes <= PACK_BYTES_MAX {
+                self.packs[index].command.arg("h").arg(&header[..]).arg("d").arg(&data[..]);
+                self.packs[index].bytes += bytes;
+                return;
+            }
+            let full = self.packs.swap_remove(index);
+            self.add(full.command, Slot::One(Done::Nobody("delivery")));
+        }
+        let mut command = redis::cmd("XADD");
+        command.arg(self.keys.outgoing(&node)).arg("NOMKSTREAM").arg("*").arg("h").arg(&header[..]).arg("d").arg(&data[..]);
+        self.packs.push(Pack { node, command, bytes });
+    }
+
+    fn close_packs(&mut self) {
+        for pack in std::mem::take(&mut self.packs) {
+            self.add(pack.command, Slot::One(Done::Nobody("delivery")));
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Batch {
+        self.close_packs();
+        for acks in std::mem::take(&mut self.acks) {
+            let key = self.keys.incoming(acks.partition);
+            let mut delete = redis::cmd("XDEL");
+            delete.arg(&key).arg(&acks.entries);
+            self.add(delete, Slot::One(Done::Nobody("settlement")));
+            // After XDEL: a crash between them leaves a pending entry without content, which taking over cleans up.
+            let mut acknowledge = redis::cmd("XACK");
+            acknowledge.arg(&key).arg(GROUP).arg(&acks.entries);
+            self.add(acknowledge, Slot::Many(acks.done));
+        }
+        Batch { pipeline: Arc::new(self.pipeline), slots: self.slots, marks: self.marks, sent: None }
+    }
+}
+
+fn arg_len(argument: &redis::Arg<&[u8]>) -> usize {
+    match argument {
+        redis::Arg::Simple(bytes) => bytes.len(),
+        _ => 0,
+    }
+}

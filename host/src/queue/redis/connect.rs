@@ -1,0 +1,370 @@
+//! Connections to Redis: opened with our own settings and deadlines, supervised, and made anew with backoff; never by redis-rs itself.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{AsyncConnectionConfig, Cmd, IntoConnectionInfo, RedisError, Value};
+use tokio::sync::{Notify, watch};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+use super::keys::{FORMAT_VERSION, Keys};
+use super::scripts;
+use crate::queue::{Health, QueueError, QueueOptions};
+
+/// Longest time one ordinary command may take before its connection counts as broken.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a blocking read waits inside Redis.
+pub(super) const BLOCK: Duration = Duration::from_secs(1);
+/// A blocking read's own deadline is later than its end inside Redis: otherwise its answer would get lost.
+pub(super) const BLOCKING_TIMEOUT: Duration = BLOCK.saturating_add(Duration::from_secs(2));
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const USER_TIMEOUT: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+const REMIND_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What the supervisor knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Status {
+    Connecting,
+    Up,
+    Unreachable(String),
+    Refused(String),
+}
+
+/// Opens connections, and keeps the one for short calls alive.
+pub(super) struct Connector {
+    client: redis::Client,
+    keys: Keys,
+    partitions_wanted: u32,
+    /// As stored in Redis; 0 until the first connection.
+    partitions: AtomicU32,
+    status: watch::Sender<Status>,
+    health: watch::Sender<Health>,
+    calls: Mutex<Option<MultiplexedConnection>>,
+    broken: Notify,
+    stop: CancellationToken,
+}
+
+/// Growing pauses with jitter.
+pub(super) struct Backoff(Duration);
+
+impl Backoff {
+    pub(super) fn new() -> Self {
+        Self(BACKOFF_MIN)
+    }
+
+    /// Half to all of the current pause, which doubles for the next time.
+    pub(super) fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(BACKOFF_MAX);
+        let share = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
+        pause.mul_f64(0.5 + share / 2.0)
+    }
+}
+
+impl Connector {
+    /// Checks the URL; connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`QueueError::Invalid`] for a URL or an app name that can't be used.
+    pub(super) fn new(url: &str, options: &QueueOptions, stop: CancellationToken) -> Result<(Self, watch::Receiver<Health>), QueueError> {
+        let invalid = |error: RedisError| {
+            QueueError::Invalid(format!("queue URL is not like redis://[user:password@]host:port/db or unix:///path: {error}"))
+        };
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE);
+        let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+        #[cfg(target_os = "linux")]
+        let settings = settings.set_user_timeout(USER_TIMEOUT);
+        let info = url.into_connection_info().map_err(invalid)?.set_tcp_settings(settings);
+        let client = redis::Client::open(info).map_err(invalid)?;
+        let keys = Keys::new(&options.app)
+            .ok_or_else(|| QueueError::Invalid(format!("app name `{}` is not 1 to 64 of A-Z a-z 0-9 _ -", options.app)))?;
+        let (health, receiver) = watch::channel(Health::Down("not connected yet".to_owned()));
+        let connector = Self {
+            client,
+            keys,
+            partitions_wanted: options.partitions.max(1),
+            partitions: AtomicU32::new(0),
+            status: watch::channel(Status::Connecting).0,
+            health,
+            calls: Mutex::new(None),
+            broken: Notify::new(),
+            stop,
+        };
+        Ok((connector, receiver))
+    }
+
+    pub(super) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    pub(super) fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Partitions as stored in Redis; 0 until Redis has been reached once.
+    pub(super) fn partitions(&self) -> u32 {
+        self.partitions.load(Ordering::Relaxed)
+    }
+
+    /// A new connection of its own. `response_timeout` bounds every command on it.
+    pub(super) async fn connect(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(response_timeout));
+        self.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// Waits until Redis is reachable and fit.
+    pub(super) async fn ready(&self) -> Result<(), QueueError> {
+        let mut status = self.status.subscribe();
+        loop {
+            match &*status.borrow_and_update() {
+                Status::Up => return Ok(()),
+                Status::Refused(reason) => return Err(QueueError::Refused(reason.clone())),
+                Status::Connecting | Status::Unreachable(_) => {}
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(QueueError::Closed),
+                changed = status.changed() => if changed.is_err() { return Err(QueueError::Closed) },
+            }
+        }
+    }
+
+    /// Tells the supervisor that a connection broke, so that it looks at once.
+    pub(super) fn report_broken(&self) {
+        self.broken.notify_one();
+    }
+
+    fn calls(&self) -> Result<MultiplexedConnection, QueueError> {
+        let held = self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        held.ok_or_else(|| match &*self.status.borrow() {
+            Status::Refused(reason) => QueueError::Refused(reason.clone()),
+            Status::Unreachable(reason) => QueueError::Unreachable(reason.clone()),
+            Status::Connecting | Status::Up => QueueError::Unreachable("not connected yet".to_owned()),
+        })
+    }
+
+    /// Runs one short command on the shared connection.
+    pub(super) async fn call(&self, command: &Cmd) -> Result<Value, QueueError> {
+        let mut connection = self.calls()?;
+        let mut answer = connection.send_packed_command(command).await;
+        if matches!(&answer, Ok(Value::ServerError(error)) if error.code() == "NOSCRIPT") {
+            self.load_scripts(&mut connection).await.map_err(|error| self.failed(&error))?;
+            answer = connection.send_packed_command(command).await;
+        }
+        match answer {
+            Ok(Value::ServerError(error)) => Err(server_error(&error)),
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    /// Runs several short commands in one round trip; answers may be server errors.
+    pub(super) async fn call_many(&self, pipeline: &redis::Pipeline) -> Result<Vec<Value>, QueueError> {
+        let mut connection = self.calls()?;
+        connection.send_packed_commands(pipeline, 0, pipeline.len()).await.map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &RedisError) -> QueueError {
+        self.report_broken();
+        QueueError::Unreachable(error.to_string())
+    }
+
+    pub(super) async fn load_scripts(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        let scripts = scripts::load_all();
+        for answer in connection.send_packed_commands(&scripts, 0, scripts.len()).await? {
+            if let Value::ServerError(error) = answer {
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Connects, watches, connects again, until stopped.
+    pub(super) async fn supervise(&self) {
+        let mut backoff = Backoff::new();
+        let mut told = None;
+        while !self.stop.is_cancelled() {
+            let status = match self.establish().await {
+                Ok(connection) => {
+                    *self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(connection.clone());
+                    tracing::info!(partitions = self.partitions(), "queue is up");
+                    self.publish(Status::Up);
+                    (backoff, told) = (Backoff::new(), None);
+                    let reason = self.watch(connection).await;
+                    *self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+                    Status::Unreachable(reason)
+                }
+                Err(QueueError::Refused(reason)) => Status::Refused(reason),
+                Err(error) => Status::Unreachable(error.to_string()),
+            };
+            if self.stop.is_cancelled() {
+                break;
+            }
+            remind(&status, &mut told);
+            self.publish(status);
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = time::sleep(backoff.next()) => {}
+            }
+        }
+        self.publish(Status::Unreachable("queue is closed".to_owned()));
+    }
+
+    fn publish(&self, status: Status) {
+        let health = match &status {
+            Status::Up => Health::Up,
+            Status::Connecting => Health::Down("not connected yet".to_owned()),
+            Status::Unreachable(reason) | Status::Refused(reason) => Health::Down(reason.clone()),
+        };
+        metrics::gauge!("plugsocket_queue_up").set(if status == Status::Up { 1.0 } else { 0.0 });
+        self.health.send_replace(health);
+        self.status.send_replace(status);
+    }
+
+    async fn establish(&self) -> Result<MultiplexedConnection, QueueError> {
+        let unreachable = |error: RedisError| QueueError::Unreachable(error.to_string());
+        let mut connection = self.connect(CALL_TIMEOUT).await.map_err(unreachable)?;
+        let info = connection.send_packed_command(redis::cmd("INFO").arg("memory")).await.map_err(unreachable)?;
+        check_policy(&text(&info))?;
+        self.load_scripts(&mut connection).await.map_err(unreachable)?;
+        self.read_config(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// Writes `:cfg` if it is not there, and takes the number of partitions from it.
+    async fn read_config(&self, connection: &mut MultiplexedConnection) -> Result<(), QueueError> {
+        let key = self.keys.config();
+        let mut pipeline = redis::Pipeline::new();
+        pipeline.cmd("HSETNX").arg(&key).arg("partitions").arg(self.partitions_wanted);
+        pipeline.cmd("HSETNX").arg(&key).arg("format").arg(FORMAT_VERSION);
+        pipeline.cmd("HMGET").arg(&key).arg("partitions").arg("format");
+        let answers = connection
+            .send_packed_commands(&pipeline, 0, pipeline.len())
+            .await
+            .map_err(|error| QueueError::Unreachable(error.to_string()))?;
+        let Some(Value::Array(values)) = answers.last() else {
+            return Err(QueueError::Unreachable(format!("{key} can't be read: {answers:?}")));
+        };
+        let number = |index: usize| values.get(index).map(text).and_then(|text| text.parse::<u32>().ok());
+        let (Some(partitions @ 1..), Some(format)) = (number(0), number(1)) else {
+            return Err(QueueError::Refused(format!("{key} holds no partitions and format; delete it on a drained queue: DEL '{key}'")));
+        };
+        if format != FORMAT_VERSION {
+            return Err(QueueError::Refused(format!("{key} has format {format}, this release knows {FORMAT_VERSION}")));
+        }
+        if partitions != self.partitions_wanted && self.partitions() != partitions {
+            tracing::warn!(
+                stored = partitions,
+                configured = self.partitions_wanted,
+                "partitions are fixed when the app first starts; the stored number is used"
+            );
+        }
+        self.partitions.store(partitions, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Looks once per second, and at once when somebody reports a broken connection; answers why it is over.
+    async fn watch(&self, mut connection: MultiplexedConnection) -> String {
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return "queue is closed".to_owned(),
+                () = self.broken.notified() => {}
+                () = time::sleep(CHECK_INTERVAL) => {}
+            }
+            match connection.send_packed_command(redis::cmd("HGET").arg(self.keys.config()).arg("partitions")).await {
+                Ok(Value::ServerError(error)) => return error.to_string(),
+                Ok(Value::Nil) => {
+                    tracing::error!("Redis lost the app's keys (flushed, or restarted without persistence); they are made again");
+                    if let Err(error) = self.read_config(&mut connection).await {
+                        return error.to_string();
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => return error.to_string(),
+            }
+        }
+    }
+}
+
+/// Says what is wrong when it changes, and now and then while it lasts.
+fn remind(status: &Status, told: &mut Option<(Status, time::Instant)>) {
+    if told.as_ref().is_some_and(|(last, when)| last == status && when.elapsed() < REMIND_INTERVAL) {
+        return;
+    }
+    match status {
+        Status::Refused(reason) => tracing::error!(reason, "queue refused; tried again until it is mended"),
+        Status::Unreachable(reason) => tracing::warn!(reason, "queue is unreachable; tried again with backoff"),
+        Status::Connecting | Status::Up => {}
+    }
+    *told = Some((status.clone(), time::Instant::now()));
+}
+
+fn check_policy(info: &str) -> Result<(), QueueError> {
+    match info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(str::trim) {
+        None | Some("noeviction") => Ok(()),
+        Some(policy) => Err(QueueError::Refused(format!(
+            "maxmemory-policy {policy} would silently delete messages; run: redis-cli CONFIG SET maxmemory-policy noeviction"
+        ))),
+    }
+}
+
+/// What a server's error means for the caller.
+pub(super) fn server_error(error: &redis::ServerError) -> QueueError {
+    if error.code() == "WRONGTYPE" {
+        return QueueError::Invalid(error.to_string());
+    }
+    if is_passing(error) { QueueError::Unreachable(error.to_string()) } else { QueueError::Refused(error.to_string()) }
+}
+
+/// Errors of a server that can't serve at present: the same command works later or elsewhere.
+pub(super) fn is_passing(error: &redis::ServerError) -> bool {
+    matches!(error.code(), "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" | "BUSY" | "UNKILLABLE")
+}
+
+/// Text of an answer; empty for anything else.
+pub(super) fn text(value: &Value) -> String {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => text.clone(),
+        Value::Int(number) => number.to_string(),
+        _ => String::new(),
+    }
+}
+
+/// Number in an answer.
+pub(super) fn integer(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(number) => Some(*number),
+        other => text(other).parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_evicting_policy_is_refused_with_the_command_that_mends_it() {
+        assert!(check_policy("maxmemory:0\r\nmaxmemory_policy:noeviction\r\n").is_ok());
+        let error = check_policy("maxmemory_policy:allkeys-lru\r\n").unwrap_err().to_string();
+        assert!(error.contains("CONFIG SET maxmemory-policy noeviction"), "{error}");
+    }
+
+    #[test]
+    fn backoff_grows_to_its_limit() {
+        let mut backoff = Backoff::new();
+        let pauses: Vec<Duration> = (0..20).map(|_| backoff.next()).collect();
+        assert!(pauses[0] <= BACKOFF_MIN && pauses[0] >= BACKOFF_MIN / 2);
+        assert!(pauses[19] <= BACKOFF_MAX && pauses[19] >= BACKOFF_MAX / 2);
+    }
+}

@@ -1,0 +1,338 @@
+//! One worker's end of the incoming queue: takes over, reads, settles.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, Value};
+use tokio::sync::Mutex;
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+use super::Redis;
+use super::batch::{Done, Write};
+use super::connect::{BLOCK, BLOCKING_TIMEOUT, integer, server_error, text};
+use super::holdings::{Holdings, Recovery};
+use super::inbox::{later_command, later_member};
+use super::keys::GROUP;
+use super::lease::Lease;
+use super::scripts::{DEAD, evalsha};
+use crate::queue::{Consumer, QueueError, Receipt, Taken, Verdict};
+use crate::wire::ids::NodeId;
+use crate::wire::job::{JOB_FIELDS, Job};
+
+/// Jobs held beyond what was asked for, when many partitions answer one read.
+const SURPLUS_MAX: usize = 1024;
+const CLAIM_COUNT: usize = 200;
+/// How long leaving waits for settlements on their way.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A consumer in Redis.
+pub(super) struct RedisConsumer {
+    redis: Arc<Redis>,
+    lease: Arc<Lease>,
+    holdings: Arc<Holdings>,
+    reader: Mutex<Reader>,
+    stop: CancellationToken,
+}
+
+#[derive(Default)]
+struct Reader {
+    connection: Option<MultiplexedConnection>,
+    surplus: VecDeque<Taken>,
+    /// Partitions that answered the last read.
+    active: usize,
+    /// A read began and its end was not seen: the caller dropped it.
+    interrupted: bool,
+}
+
+/// Entry id and its fields; no fields when it was deleted.
+type RawEntry = (String, Vec<(Vec<u8>, Vec<u8>)>);
+
+impl RedisConsumer {
+    pub(super) async fn join(redis: Arc<Redis>, worker: NodeId) -> Result<Arc<Self>, QueueError> {
+        let holdings = Arc::new(Holdings::new(redis.options.lease));
+        let lease = Arc::new(Lease {
+            redis: Arc::clone(&redis),
+            worker,
+            holdings: Arc::clone(&holdings),
+            reader: Arc::new(AtomicI64::new(0)),
+        });
+        let stop = redis.connector.stop().child_token();
+        if let Err(error) = lease.renew().await {
+            tracing::warn!(%error, "first lease not granted yet");
+        }
+        let (keeper, keeper_stop) = (Arc::clone(&lease), stop.clone());
+        redis.tasks.spawn(async move { keeper.keep(&keeper_stop).await });
+        let (promoter, promoter_stop) = (Arc::clone(&lease), stop.clone());
+        redis.tasks.spawn(async move { promoter.promote(&promoter_stop).await });
+        Ok(Arc::new(Self { redis, lease, holdings, reader: Mutex::default(), stop }))
+    }
+
+    async fn connect(&self, reader: &mut Reader) -> Result<MultiplexedConnection, QueueError> {
+        if let Some(connection) = &reader.connection {
+            return Ok(connection.clone());
+        }
+        let unreachable = |error: redis::RedisError| QueueError::Unreachable(error.to_string());
+        let mut connection = self.redis.connector.connect(BLOCKING_TIMEOUT).await.map_err(unreachable)?;
+        let id = connection.send_packed_command(redis::cmd("CLIENT").arg("ID")).await.map_err(unreachable)?;
+        self.lease.reader.store(integer(&id).unwrap_or(0), Ordering::Relaxed);
+        reader.connection = Some(connection.clone());
+        Ok(connection)
+    }
+
+    async fn read_once(&self, reader: &mut Reader, max: usize) -> Result<(), QueueError> {
+        let mut connection = self.connect(reader).await?;
+        let plan = self.holdings.plan();
+        if !plan.recover.is_empty() {
+            self.create_groups(&mut connection, &plan.recover).await?;
+            for (partition, recovery) in plan.recover {
+                self.recover(&mut connection, partition, recovery, &mut reader.surplus).await?;
+                self.holdings.recovered(partition);
+            }
+            return Ok(());
+        }
+        if plan.read.is_empty() {
+            let _ = time::timeout(BLOCK, self.holdings.changed.notified()).await;
+            return Ok(());
+        }
+        // COUNT is per stream: what the busy ones share must fit, and so must the worst case of all answering in full.
+        let count = (max / reader.active.max(1)).min(SURPLUS_MAX / plan.read.len()).max(1);
+        let keys: Vec<String> = plan.read.iter().map(|partition| self.redis.connector.keys().incoming(*partition)).collect();
+        let mut command = redis::cmd("XREADGROUP");
+        command.arg("GROUP").arg(GROUP).arg(self.lease.worker.as_str()).arg("COUNT").arg(count);
+        command.arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(1000)).arg("STREAMS").arg(&keys);
+        for _ in &keys {
+            command.arg(">");
+        }
+        let answer = connection.send_packed_command(&command).await.map_err(|error| QueueError::Unreachable(error.to_string()))?;
+        let streams = match answer {
+            Value::Array(streams) => streams,
+            Value::ServerError(error) if error.code() == "NOGROUP" => {
+                tracing::error!("a partition's group is gone (flushed?); it is made again");
+                return Err(QueueError::Refused(error.to_string()));
+            }
+            Value::ServerError(error) => return Err(server_error(&error)),
+            _ => Vec::new(),
+        };
+        reader.active = streams.len();
+        for stream in streams {
+            let Value::Array(parts) = stream else { continue };
+            let [key, Value::Array(entries)] = &parts[..] else { continue };
+            let key = text(key);
+            if let Some(index) = keys.iter().position(|name| *name == key) {
+                for entry in entries {
+                    self.accept(plan.read[index], entry, false, &mut reader.surplus).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn create_groups(&self, connection: &mut MultiplexedConnection, partitions: &[(u32, Recovery)]) -> Result<(), QueueError> {
+        let mut pipeline = Pipeline::new();
+        for (partition, _) in partitions {
+            let key = self.redis.connector.keys().incoming(*partition);
+            // From 0, not from the end: jobs may have come before the first worker.
+            pipeline.cmd("XGROUP").arg("CREATE").arg(key).arg(GROUP).arg("0").arg("MKSTREAM");
+        }
+        let answers = connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
+        for answer in answers.map_err(|error| QueueError::Unreachable(error.to_string()))? {
+            match answer {
+                Value::ServerError(error) if error.code() != "BUSYGROUP" => return Err(server_error(&error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims everything that is pending in a partition, whoever's it was.
+    async fn recover(
+        &self,
+        connection: &mut MultiplexedConnection,
+        partition: u32,
+        recovery: Recovery,
+        surplus: &mut VecDeque<Taken>,
+    ) -> Result<(), QueueError> {
+        let unreachable = |error: redis::RedisError| QueueError::Unreachable(error.to_string());
+        let key = self.redis.connector.keys().incoming(partition);
+        let mut cursor = "0-0".to_owned();
+        loop {
+            let mut command = redis::cmd("XAUTOCLAIM");
+            command.arg(&key).arg(GROUP).arg(self.lease.worker.as_str()).arg(0).arg(&cursor).arg("COUNT").arg(CLAIM_COUNT);
+            let parts = match connection.send_packed_command(&command).await.map_err(unreachable)? {
+                Value::Array(parts) => parts,
+                Value::ServerError(error) => return Err(server_error(&error)),
+                other => return Err(QueueError::Refused(format!("XAUTOCLAIM answered {other:?}"))),
+            };
+            if let Some(Value::Array(entries)) = parts.get(1) {
+                for entry in entries {
+                    self.accept(partition, entry, recovery == Recovery::TakeOver, surplus).await?;
+                }
+            }
+            cursor = parts.first().map(text).unwrap_or_default();
+            if cursor == "0-0" || cursor.is_empty() {
+                break;
+            }
+        }
+        if recovery == Recovery::TakeOver {
+            self.remove_idle_consumers(connection, &key).await?;
+        }
+        Ok(())
+    }
+
+    /// Former owners stay listed in the group for ever otherwise. All their entries have been claimed; the check is for the unforeseen.
+    async fn remove_idle_consumers(&self, connection: &mut MultiplexedConnection, key: &str) -> Result<(), QueueError> {
+        let unreachable = |error: redis::RedisError| QueueError::Unreachable(error.to_string());
+        let answer = connection.send_packed_command(redis::cmd("XINFO").arg("CONSUMERS").arg(key).arg(GROUP)).await.map_err(unreachable)?;
+        let Value::Array(consumers) = answer else { return Ok(()) };
+        for consumer in &consumers {
+            let Value::Array(facts) = consumer else { continue };
+            let fact = |name: &str| facts.chunks_exact(2).find(|pair| text(&pair[0]) == name).map(|pair| text(&pair[1]));
+            let (Some(name), Some(pending)) = (fact("name"), fact("pending")) else { continue };
+            if pending == "0" && name != self.lease.worker.as_str() {
+                let mut command = redis::cmd("XGROUP");
+                command.arg("DELCONSUMER").arg(key).arg(GROUP).arg(name);
+                connection.send_packed_command(&command).await.map_err(unreachable)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an entry in hand, unless it is there already, was taken under another entry, or is no job.
+    async fn accept(&self, partition: u32, value: &Value, suspect: bool, surplus: &mut VecDeque<Taken>) -> Result<(), QueueError> {
+        let Some((entry, fields)) = raw_entry(value) else { return Ok(()) };
+        if self.holdings.holds(partition, &entry) {
+            return Ok(());
+        }
+        match Job::from_fields(fields.iter().map(|(name, value)| (&name[..], &value[..]))) {
+            Ok(job) => {
+                if self.holdings.take(partition, &entry, &job.session, job.sequence) {
+                    metrics::counter!("plugsocket_jobs_taken_total").increment(1);
+                    surplus.push_back(Taken { job, receipt: Receipt { partition, entry }, suspect });
+                    return Ok(());
+                }
+                metrics::counter!("plugsocket_jobs_duplicate_total").increment(1);
+                self.acknowledge(partition, entry).await
+            }
+            Err(error) => {
+                metrics::counter!("plugsocket_jobs_garbage_total").increment(1);
+                tracing::error!(partition, entry, %error, "queue entry is no job; set aside");
+                let flat: Vec<&[u8]> = fields.iter().flat_map(|(name, value)| [&name[..], &value[..]]).collect();
+                self.set_aside(Receipt { partition, entry }, &flat, &error.to_string(), 0, "").await
+            }
+        }
+    }
+
+    async fn acknowledge(&self, partition: u32, entry: String) -> Result<(), QueueError> {
+        let done = self.settlement(partition, &entry);
+        self.redis.batcher.send(Write::Ack { partition, entry, done }).await
+    }
+
+    fn settlement(&self, partition: u32, entry: &str) -> Done {
+        Done::Settled { to: Arc::clone(&self.holdings) as _, partition, entry: entry.to_owned() }
+    }
+
+    async fn set_aside(&self, receipt: Receipt, fields: &[&[u8]], reason: &str, attempts: u32, version: &str) -> Result<(), QueueError> {
+        let keys = self.redis.connector.keys();
+        let mut command = evalsha(&DEAD, 2);
+        command.arg(keys.dead(receipt.partition)).arg(keys.incoming(receipt.partition));
+        command.arg(self.redis.options.dead_max).arg(&receipt.entry).arg(GROUP).arg(fields);
+        command.arg("reason").arg(reason).arg("attempts").arg(attempts).arg("version").arg(version);
+        let done = self.settlement(receipt.partition, &receipt.entry);
+        self.redis.batcher.send(Write::Command { command, done }).await
+    }
+}
+
+#[async_trait]
+impl Consumer for RedisConsumer {
+    async fn take(&self, max: usize) -> Result<Vec<Taken>, QueueError> {
+        let max = max.max(1);
+        let mut reader = self.reader.lock().await;
+        if reader.interrupted {
+            reader.connection = None;
+            self.holdings.read_ended(true);
+        }
+        if reader.surplus.is_empty() && !self.holdings.is_leaving() {
+            reader.interrupted = true;
+            let result = self.read_once(&mut reader, max).await;
+            reader.interrupted = false;
+            self.holdings.read_ended(result.is_err());
+            if let Err(error) = result {
+                reader.connection = None;
+                reader.active = 0;
+                self.lease.reader.store(0, Ordering::Relaxed);
+                if reader.surplus.is_empty() {
+                    return Err(error);
+                }
+            }
+        }
+        let count = reader.surplus.len().min(max);
+        Ok(reader.surplus.drain(..count).collect())
+    }
+
+    fn may_start(&self, receipt: &Receipt) -> bool {
+        self.holdings.may_start(receipt.partition, &receipt.entry)
+    }
+
+    async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError> {
+        match verdict {
+            Verdict::Done => self.acknowledge(receipt.partition, receipt.entry).await,
+            Verdict::Later { job, delay } => {
+                self.holdings.forget(&job.session, job.sequence);
+                // The entry's id is unique in its partition, and the same again when this is sent twice.
+                let member = later_member(&job, &receipt.entry)?;
+                let command = later_command(&self.redis, receipt.partition, &member, delay, &receipt.entry);
+                let done = self.settlement(receipt.partition, &receipt.entry);
+                self.redis.batcher.send(Write::Command { command, done }).await
+            }
+            Verdict::Dead { job, reason, version } => {
+                metrics::counter!("plugsocket_jobs_dead_total").increment(1);
+                let fields = job.to_fields();
+                let flat: Vec<&[u8]> = JOB_FIELDS.iter().zip(&fields).flat_map(|(name, value)| [name.as_bytes(), &value[..]]).collect();
+                self.set_aside(receipt, &flat, &reason, job.attempts, &version).await
+            }
+        }
+    }
+
+    async fn leave(&self) {
+        self.holdings.leave();
+        self.lease.unblock().await;
+        let reader = self.reader.lock().await;
+        let settled = async {
+            while self.holdings.unsettled() > reader.surplus.len() {
+                let _ = time::timeout(BLOCK, self.holdings.releasable.notified()).await;
+            }
+        };
+        if time::timeout(LEAVE_TIMEOUT, settled).await.is_err() {
+            tracing::warn!(unsettled = self.holdings.unsettled(), "left with jobs that were not settled; they will run again elsewhere");
+        }
+        self.stop.cancel();
+        if let Err(error) = self.lease.give_up().await {
+            tracing::warn!(%error, "partitions could not be given free; they pass on when the lease ends");
+        }
+    }
+}
+
+impl Drop for RedisConsumer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn raw_entry(value: &Value) -> Option<RawEntry> {
+    let Value::Array(parts) = value else { return None };
+    let entry = text(parts.first()?);
+    let mut fields = Vec::new();
+    if let Some(Value::Array(flat)) = parts.get(1) {
+        for pair in flat.chunks_exact(2) {
+            if let [Value::BulkString(name), Value::BulkString(value)] = pair {
+                fields.push((name.clone(), value.clone()));
+            }
+        }
+    }
+    Some((entry, fields))
+}

@@ -1,0 +1,214 @@
+//! What a worker holds: its partitions by lease, and in each the entries that are not settled.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::batch::Settlements;
+use super::dedup::Dedup;
+use crate::wire::ids::SessionId;
+
+/// What has to be done before new entries of a partition are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recovery {
+    Nothing,
+    /// An answer may have got lost: its entries are pending for this worker, but were never run.
+    Own,
+    /// The partition was another worker's, which may have died.
+    TakeOver,
+}
+
+#[derive(Debug)]
+struct Owned {
+    epoch: u64,
+    recovery: Recovery,
+    releasing: bool,
+    reading: bool,
+    entries: HashMap<String, (SessionId, u64)>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    owned: BTreeMap<u32, Owned>,
+    renewed: Option<Instant>,
+    leaving: bool,
+    dedup: Dedup,
+}
+
+/// Shared by a consumer, its lease and the batcher.
+#[derive(Debug)]
+pub(super) struct Holdings {
+    state: Mutex<State>,
+    /// Something to read has come, or the last of a partition to be released was settled.
+    pub(super) changed: Notify,
+    pub(super) releasable: Notify,
+    /// No job starts after this share of the lease.
+    start_within: Duration,
+}
+
+/// What to read next.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) recover: Vec<(u32, Recovery)>,
+    pub(super) read: Vec<u32>,
+}
+
+impl Holdings {
+    pub(super) fn new(lease: Duration) -> Self {
+        Self { state: Mutex::default(), changed: Notify::new(), releasable: Notify::new(), start_within: lease.mul_f64(0.9) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in the answer to a renewal sent at `sent`. True when there is something new to read or to stop reading.
+    pub(super) fn renewed(&self, sent: Instant, quota: usize, grants: &[(u32, u64)]) -> bool {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.renewed = Some(sent);
+        let mut changed = false;
+        state.owned.retain(|partition, owned| {
+            let kept = grants.contains(&(*partition, owned.epoch));
+            if !kept && !owned.releasing {
+                tracing::warn!(partition, unsettled = owned.entries.len(), "partition passed to another worker");
+            }
+            changed |= !kept;
+            kept
+        });
+        for (partition, epoch) in grants {
+            state.owned.entry(*partition).or_insert_with(|| {
+                changed = true;
+                Owned { epoch: *epoch, recovery: Recovery::TakeOver, releasing: false, reading: false, entries: HashMap::new() }
+            });
+        }
+        let mut keep = quota;
+        let mut order: Vec<u32> = state.owned.keys().copied().collect();
+        // Partitions without jobs in hand are the ones that can go soonest.
+        order.sort_by_key(|partition| state.owned.get(partition).map_or(0, |owned| usize::MAX - owned.entries.len()));
+        for partition in order {
+            if let Some(owned) = state.owned.get_mut(&partition) {
+                let releasing = keep == 0;
+                keep = keep.saturating_sub(1);
+                changed |= releasing != owned.releasing;
+                owned.releasing = releasing;
+            }
+        }
+        metrics::gauge!("plugsocket_worker_partitions").set(f64::from(u32::try_from(state.owned.len()).unwrap_or(u32::MAX)));
+        changed
+    }
+
+    /// Partitions that nothing holds back any more; they are no longer this worker's.
+    pub(super) fn release(&self) -> Vec<u32> {
+        let mut state = self.lock();
+        let ready = |owned: &Owned| owned.releasing && !owned.reading && owned.entries.is_empty();
+        let released: Vec<u32> = state.owned.iter().filter(|(_, owned)| ready(owned)).map(|(partition, _)| *partition).collect();
+        for partition in &released {
+            state.owned.remove(partition);
+        }
+        released
+    }
+
+    /// What may be read now; it counts as being read until [`Self::read_ended`].
+    pub(super) fn plan(&self) -> Plan {
+        let mut state = self.lock();
+        let mut plan = Plan::default();
+        if state.leaving || !fresh(&state, self.start_within) {
+            return plan;
+        }
+        for (partition, owned) in &mut state.owned {
+            if owned.releasing {
+                continue;
+            }
+            owned.reading = true;
+            match owned.recovery {
+                Recovery::Nothing => plan.read.push(*partition),
+                recovery => plan.recover.push((*partition, recovery)),
+            }
+        }
+        plan
+    }
+
+    /// `failed`: an answer may have got lost.
+    pub(super) fn read_ended(&self, failed: bool) {
+        let mut state = self.lock();
+        let mut releasable = false;
+        for owned in state.owned.values_mut() {
+            if failed && owned.reading && owned.recovery == Recovery::Nothing {
+                owned.recovery = Recovery::Own;
+            }
+            owned.reading = false;
+            releasable |= owned.releasing;
+        }
+        drop(state);
+        if releasable {
+            self.releasable.notify_one();
+        }
+    }
+
+    pub(super) fn recovered(&self, partition: u32) {
+        if let Some(owned) = self.lock().owned.get_mut(&partition) {
+            owned.recovery = Recovery::Nothing;
+        }
+    }
+
+    /// Whether the entry is in hand already.
+    pub(super) fn holds(&self, partition: u32, entry: &str) -> bool {
+        self.lock().owned.get(&partition).is_some_and(|owned| owned.entries.contains_key(entry))
+    }
+
+    /// Takes an entry in hand. False when its job was taken before under another entry: a write that was sent twice.
+    pub(super) fn take(&self, partition: u32, entry: &str, session: &SessionId, sequence: u64) -> bool {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(owned) = state.owned.get_mut(&partition) else { return true };
+        owned.entries.insert(entry.to_owned(), (session.clone(), sequence));
+        state.dedup.take(session, owned.epoch, sequence)
+    }
+
+    /// The job will come again under another entry.
+    pub(super) fn forget(&self, session: &SessionId, sequence: u64) {
+        self.lock().dedup.forget(session, sequence);
+    }
+
+    pub(super) fn may_start(&self, partition: u32, entry: &str) -> bool {
+        let state = self.lock();
+        fresh(&state, self.start_within) && state.owned.get(&partition).is_some_and(|owned| owned.entries.contains_key(entry))
+    }
+
+    pub(super) fn owned(&self) -> Vec<u32> {
+        self.lock().owned.keys().copied().collect()
+    }
+
+    pub(super) fn unsettled(&self) -> usize {
+        self.lock().owned.values().map(|owned| owned.entries.len()).sum()
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.lock().leaving
+    }
+
+    pub(super) fn leave(&self) {
+        self.lock().leaving = true;
+    }
+}
+
+fn fresh(state: &State, within: Duration) -> bool {
+    state.renewed.is_some_and(|renewed| renewed.elapsed() < within)
+}
+
+impl Settlements for Holdings {
+    fn settled(&self, partition: u32, entry: &str) {
+        let mut state = self.lock();
+        let leaving = state.leaving;
+        if let Some(owned) = state.owned.get_mut(&partition) {
+            owned.entries.remove(entry);
+            if owned.entries.is_empty() && (owned.releasing || leaving) {
+                self.releasable.notify_one();
+            }
+        }
+    }
+}

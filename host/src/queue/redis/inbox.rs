@@ -1,0 +1,144 @@
+//! Jobs into the partitions: one XADD each, through the batcher.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::Cmd;
+use tokio::time;
+
+use super::Redis;
+use super::batch::{Done, Write};
+use super::connect::{Backoff, integer};
+use super::consumer::RedisConsumer;
+use super::keys::GROUP;
+use super::scripts::{LATER, evalsha};
+use crate::queue::{Consumer, Full, Inbox, OnStored, QueueError};
+use crate::wire::ids::NodeId;
+use crate::wire::job::{JOB_FIELDS, Job};
+
+const LENGTHS_INTERVAL: Duration = Duration::from_secs(1);
+/// Room for the command's name and lengths around the fields of a job.
+const XADD_OVERHEAD_BYTES: usize = 96;
+
+/// About how many jobs each partition holds: asked of Redis each second, and counted up in between.
+#[derive(Debug, Default)]
+pub(super) struct Lengths {
+    partitions: arc_swap::ArcSwap<Vec<AtomicUsize>>,
+    used: AtomicBool,
+}
+
+impl Lengths {
+    /// Counts one more job, unless the partition is over `limit`.
+    fn admit(&self, partition: u32, limit: usize) -> bool {
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+        let partitions = self.partitions.load();
+        match partitions.get(partition as usize) {
+            Some(length) => length.fetch_add(1, Ordering::Relaxed) < limit,
+            None => true,
+        }
+    }
+}
+
+/// Keeps [`Lengths`] about right, while jobs are offered.
+pub(super) async fn watch_lengths(redis: Arc<Redis>) {
+    loop {
+        tokio::select! {
+            () = redis.connector.stop().cancelled() => return,
+            () = time::sleep(LENGTHS_INTERVAL) => {}
+        }
+        let partitions = redis.connector.partitions();
+        if !redis.lengths.used.swap(false, Ordering::Relaxed) || partitions == 0 {
+            continue;
+        }
+        let mut pipeline = redis::Pipeline::new();
+        for partition in 0..partitions {
+            pipeline.cmd("XLEN").arg(redis.connector.keys().incoming(partition));
+        }
+        // A failure leaves the old lengths, which is the careful side.
+        let Ok(answers) = redis.connector.call_many(&pipeline).await else { continue };
+        let lengths: Vec<AtomicUsize> =
+            answers.iter().map(|answer| AtomicUsize::new(integer(answer).and_then(|length| length.try_into().ok()).unwrap_or(0))).collect();
+        let total: usize = lengths.iter().map(|length| length.load(Ordering::Relaxed)).sum();
+        metrics::gauge!("plugsocket_queue_jobs").set(f64::from(u32::try_from(total).unwrap_or(u32::MAX)));
+        redis.lengths.partitions.store(Arc::new(lengths));
+    }
+}
+
+fn xadd(key: &str, job: &Job) -> Cmd {
+    let fields = job.to_fields();
+    let bytes: usize = fields.iter().map(bytes::Bytes::len).sum();
+    let mut command = Cmd::with_capacity(3 + 2 * JOB_FIELDS.len(), bytes + key.len() + XADD_OVERHEAD_BYTES);
+    command.arg("XADD").arg(key).arg("*");
+    for (name, value) in JOB_FIELDS.iter().zip(&fields) {
+        command.arg(*name).arg(&value[..]);
+    }
+    command
+}
+
+/// A job as a member of `:later`: its fields, and something that no other member has.
+pub(super) fn later_member(job: &Job, unique: &str) -> Result<Vec<u8>, QueueError> {
+    let fields = job.to_fields();
+    let mut texts = Vec::with_capacity(fields.len() + 1);
+    for field in &fields {
+        texts.push(std::str::from_utf8(field).map_err(|error| QueueError::Invalid(format!("job is not UTF-8: {error}")))?);
+    }
+    texts.push(unique);
+    serde_json::to_vec(&texts).map_err(|error| QueueError::Invalid(error.to_string()))
+}
+
+/// Puts a job into `:later`; `entry` is settled by it, empty for none.
+pub(super) fn later_command(redis: &Redis, partition: u32, member: &[u8], delay: Duration, entry: &str) -> Cmd {
+    let keys = redis.connector.keys();
+    let mut command = evalsha(&LATER, 2);
+    command.arg(keys.later(partition)).arg(keys.incoming(partition));
+    command.arg(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)).arg(member).arg(entry).arg(GROUP);
+    command
+}
+
+#[async_trait]
+impl Inbox for Redis {
+    fn offer(&self, job: Job, on_stored: OnStored) -> Result<(), Full> {
+        let partitions = self.connector.partitions();
+        if partitions == 0 {
+            return Err(Full { job, on_stored });
+        }
+        let Some(permit) = self.batcher.try_reserve() else { return Err(Full { job, on_stored }) };
+        let partition = job.session.partition(partitions);
+        if self.lengths.admit(partition, self.options.partition_jobs_max) {
+            let command = xadd(&self.connector.keys().incoming(partition), &job);
+            permit.send(Write::Command { command, done: Done::Stored(on_stored) });
+        } else {
+            metrics::counter!("plugsocket_jobs_refused_total", "reason" => "partition_full").increment(1);
+            permit.send(Write::Refused { on_stored, reason: "partition is full" });
+        }
+        Ok(())
+    }
+
+    async fn room(&self) {
+        while self.connector.partitions() == 0 && !self.connector.stop().is_cancelled() {
+            if self.connector.ready().await.is_err() {
+                time::sleep(Backoff::new().next()).await;
+            }
+        }
+        self.batcher.room().await;
+    }
+
+    async fn consume(&self, worker: &NodeId) -> Result<Arc<dyn Consumer>, QueueError> {
+        self.connector.ready().await?;
+        Ok(RedisConsumer::join(self.itself()?, worker.clone()).await?)
+    }
+
+    async fn schedule(&self, job: Job, delay: Duration) -> Result<(), QueueError> {
+        let partitions = self.connector.partitions();
+        if partitions == 0 {
+            return Err(QueueError::Unreachable("not connected yet".to_owned()));
+        }
+        let member = later_member(&job, &self.unique())?;
+        let command = later_command(self, job.session.partition(partitions), &member, delay, "");
+        self.batcher.run(command).await.map(drop)
+    }
+}

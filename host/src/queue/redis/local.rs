@@ -1,0 +1,109 @@
+//! What this process has announced of its own nodes: enough to announce it all again, and to know which routes are no longer needed.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::queue::Entry;
+use crate::wire::ids::{NodeId, SessionId};
+
+/// An unneeded route stays this long: a join may be on its way to the node, announced before its connection is.
+const ROUTE_IDLE: Duration = Duration::from_secs(30);
+
+/// A set that leads to nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Route {
+    User(String),
+    Group(String),
+}
+
+/// The routes a connection needs.
+pub(super) fn routes(entry: &Entry) -> Vec<Route> {
+    let user = entry.user_id.iter().map(|user| Route::User(user.clone()));
+    user.chain(entry.groups.iter().map(|group| Route::Group(group.clone()))).collect()
+}
+
+#[derive(Debug, Default)]
+struct LocalNode {
+    entries: HashMap<SessionId, Entry>,
+    needed: HashMap<Route, usize>,
+    idle: HashMap<Route, Instant>,
+}
+
+impl LocalNode {
+    fn need(&mut self, entry: &Entry) {
+        for route in routes(entry) {
+            self.idle.remove(&route);
+            *self.needed.entry(route).or_insert(0) += 1;
+        }
+    }
+
+    fn release(&mut self, entry: &Entry) {
+        for route in routes(entry) {
+            if let Some(count) = self.needed.get_mut(&route) {
+                *count -= 1;
+                if *count == 0 {
+                    self.needed.remove(&route);
+                    self.idle.insert(route, Instant::now());
+                }
+            }
+        }
+    }
+}
+
+/// The nodes that are open in this process.
+#[derive(Debug, Default)]
+pub(super) struct LocalNodes(Mutex<HashMap<NodeId, LocalNode>>);
+
+impl LocalNodes {
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, LocalNode>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn open(&self, node: &NodeId) {
+        self.lock().entry(node.clone()).or_default();
+    }
+
+    /// Notes a connection; answers what it replaces.
+    pub(super) fn enter(&self, entry: &Entry) -> Option<Entry> {
+        let mut nodes = self.lock();
+        let node = nodes.get_mut(&entry.session.node())?;
+        node.need(entry);
+        let replaced = node.entries.insert(entry.session.clone(), entry.clone());
+        if let Some(replaced) = &replaced {
+            node.release(replaced);
+        }
+        replaced
+    }
+
+    /// Takes back [`Self::enter`] or ends a connection.
+    pub(super) fn leave(&self, session: &SessionId) {
+        let mut nodes = self.lock();
+        let Some(node) = nodes.get_mut(&session.node()) else { return };
+        if let Some(entry) = node.entries.remove(session) {
+            node.release(&entry);
+        }
+    }
+
+    /// Routes that have not been needed for a while; forgotten here.
+    pub(super) fn take_idle(&self, node: &NodeId) -> Vec<Route> {
+        let mut nodes = self.lock();
+        let Some(node) = nodes.get_mut(node) else { return Vec::new() };
+        let old: Vec<Route> = node.idle.iter().filter(|(_, since)| since.elapsed() > ROUTE_IDLE).map(|(route, _)| route.clone()).collect();
+        for route in &old {
+            node.idle.remove(route);
+        }
+        old
+    }
+
+    pub(super) fn entries(&self, node: &NodeId) -> Vec<Entry> {
+        self.lock().get(node).map(|node| node.entries.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Ends a node; answers all its routes.
+    pub(super) fn close(&self, node: &NodeId) -> Vec<Route> {
+        self.lock().remove(node).map(|node| node.needed.into_keys().chain(node.idle.into_keys()).collect()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,75 @@
+#!lua flags=allow-oom
+-- Takes items off a PHP list and hands each, as it is, to the nodes it is for. One step: the list's order is kept whoever runs it.
+-- KEYS: list, its notify list, dead (list), all (stream)
+-- ARGV: prefix "ps:{app:", most items, longest item in bytes, most dead items kept
+-- Returns: {items taken, items set aside, reason of the last of those}
+local prefix = ARGV[1]
+local items = redis.call('LPOP', KEYS[1], ARGV[2])
+if not items then return {0, 0, ''} end
+redis.call('DEL', KEYS[2])
+local time = redis.call('TIME')
+local oldest = string.format('%.0f', math.max(0, time[1] * 1000 - 60000))
+local set_aside, last_reason = 0, ''
+
+local function encoded(id)
+  return (string.gsub(id, '[{}%%%c]', function(c) return string.format('%%%02X', string.byte(c)) end))
+end
+local function text(id)
+  if type(id) == 'string' and id ~= '' then return id end
+  if type(id) == 'number' then return string.format('%.0f', id) end
+  return nil
+end
+local function truthy(value)
+  if value == nil or value == cjson.null or value == false or value == 0 or value == '' or value == '0' then return false end
+  return type(value) ~= 'table' or next(value) ~= nil
+end
+
+-- Returns why the item can't be routed, or nil.
+local function route(item)
+  if #item > tonumber(ARGV[3]) then return 'item is over the limit of ' .. ARGV[3] .. ' bytes' end
+  local good, message = pcall(cjson.decode, item)
+  if not good then return 'item is no JSON' end
+  if type(message) ~= 'table' then return 'item is no JSON object' end
+  if type(message.action) ~= 'string' then return 'item has no action' end
+  local to = message.to
+  if type(to) ~= 'table' then return 'item is addressed to nobody' end
+  local connection, user, group = text(to.connection_id), text(to.user_id), text(to.group)
+  if truthy(to.broadcast) then
+    redis.call('XADD', KEYS[4], 'MINID', '~', oldest, '*', 'p', item)
+    return nil
+  end
+  if not connection and not user and not group then return 'item is addressed to nobody' end
+
+  local seen = {}
+  local function hand(node, set)
+    if seen[node] then return end
+    local stream = prefix .. 'n:' .. node .. '}:out'
+    if redis.call('EXISTS', stream) == 1 then
+      seen[node] = true
+      redis.call('XADD', stream, '*', 'p', item)
+    elseif set then
+      redis.call('SREM', set, node)
+    end
+  end
+  local function hand_all(set)
+    for _, node in ipairs(redis.call('SMEMBERS', set)) do hand(node, set) end
+  end
+  if connection then
+    local session = redis.call('GET', prefix .. 'a:' .. encoded(connection) .. '}')
+    local node = string.match(session or connection, '^(%w+)%.%w+$')
+    if node then hand(node) end
+  end
+  if user then hand_all(prefix .. 'u:' .. encoded(user) .. '}:nodes') end
+  if group then hand_all(prefix .. 'g:' .. encoded(group) .. '}:nodes') end
+  return nil
+end
+
+for _, item in ipairs(items) do
+  local reason = route(item)
+  if reason then
+    set_aside, last_reason = set_aside + 1, reason
+    redis.call('RPUSH', KEYS[3], cjson.encode({reason = reason, item = string.sub(item, 1, tonumber(ARGV[3]))}))
+    redis.call('LTRIM', KEYS[3], -tonumber(ARGV[4]), -1)
+  end
+end
+return {#items, set_aside, last_reason}

@@ -1,0 +1,36 @@
+#!lua flags=allow-oom
+-- Moves due jobs from `later` to `in`, by Redis's clock.
+-- KEYS: later, in, dead of a partition; of the next; ...
+-- ARGV: most jobs moved per partition, most dead letters kept, then the field names of a job
+-- Returns: {jobs moved, ms until the next one is due, or -1 when none waits}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local moved, next_due = 0, -1
+for k = 1, #KEYS, 3 do
+  local due = redis.call('ZRANGEBYSCORE', KEYS[k], '-inf', now, 'LIMIT', 0, ARGV[1])
+  for _, member in ipairs(due) do
+    local good, values = pcall(cjson.decode, member)
+    local fields = {}
+    if good and type(values) == 'table' then
+      for i = 3, #ARGV do
+        if type(values[i - 2]) == 'string' then
+          fields[#fields + 1] = ARGV[i]
+          fields[#fields + 1] = values[i - 2]
+        end
+      end
+    end
+    if #fields == 2 * (#ARGV - 2) then
+      redis.call('XADD', KEYS[k + 1], '*', unpack(fields))
+    else
+      redis.call('XADD', KEYS[k + 2], 'MAXLEN', '~', ARGV[2], '*', 'raw', member, 'reason', 'no scheduled job', 'attempts', '0', 'version', '')
+    end
+    redis.call('ZREM', KEYS[k], member)
+    moved = moved + 1
+  end
+  local first = redis.call('ZRANGE', KEYS[k], 0, 0, 'WITHSCORES')
+  if first[2] then
+    local wait = math.max(0, math.ceil(tonumber(first[2]) - now))
+    if next_due < 0 or wait < next_due then next_due = wait end
+  end
+end
+return {moved, next_due}

@@ -1,0 +1,83 @@
+//! Deliveries to the nodes that hold their addresses.
+
+use async_trait::async_trait;
+use redis::Cmd;
+
+use super::Redis;
+use super::batch::{Done, Write};
+use super::scripts::{ROUTE, evalsha};
+use crate::queue::{Outbox, QueueError};
+use crate::wire::delivery::{Address, Body, Delivery};
+use crate::wire::ids::{NodeId, SessionId};
+
+/// Addresses one delivery may have: its route script is one step for Redis.
+const ADDRESSES_MAX: usize = 1_000;
+
+/// Where a delivery goes.
+#[derive(Default)]
+struct Destinations {
+    sessions: Vec<SessionId>,
+    sets: Vec<String>,
+    aliases: Vec<String>,
+    all: bool,
+}
+
+impl Redis {
+    fn destinations(&self, delivery: &Delivery) -> Destinations {
+        let keys = self.connector.keys();
+        let mut found = Destinations::default();
+        for address in &delivery.to {
+            match address {
+                Address::Session(session) => found.sessions.push(session.clone()),
+                Address::Connection(id) => match SessionId::parse(id) {
+                    Some(session) => found.sessions.push(session),
+                    None => found.aliases.push(keys.alias(id)),
+                },
+                Address::User(user) => found.sets.push(keys.user_nodes(user)),
+                Address::Group(group) => found.sets.push(keys.group_nodes(group)),
+                Address::All => found.all = true,
+            }
+        }
+        found
+    }
+
+    fn route(&self, delivery: &Delivery, found: &Destinations) -> Cmd {
+        let keys = self.connector.keys();
+        let (header, data) = delivery.to_fields();
+        let join = match &delivery.body {
+            Body::Join(group) => keys.group_nodes(group),
+            _ => String::new(),
+        };
+        let mut command = evalsha(&ROUTE, 2 + found.sets.len() + found.aliases.len());
+        command.arg(keys.all()).arg(keys.nodes()).arg(&found.sets).arg(&found.aliases);
+        command.arg(keys.prefix()).arg(&header[..]).arg(&data[..]).arg(join);
+        command.arg(if found.all { "all" } else { "" }).arg(found.sets.len());
+        for session in &found.sessions {
+            command.arg(session.as_str());
+        }
+        command
+    }
+}
+
+#[async_trait]
+impl Outbox for Redis {
+    async fn send(&self, delivery: Delivery) -> Result<(), QueueError> {
+        if delivery.to.is_empty() || delivery.to.len() > ADDRESSES_MAX {
+            return Err(QueueError::Invalid(format!("delivery has {} addresses, 1 to {ADDRESSES_MAX} are allowed", delivery.to.len())));
+        }
+        metrics::counter!("plugsocket_deliveries_sent_total").increment(1);
+        let found = self.destinations(&delivery);
+        let is_join = matches!(delivery.body, Body::Join(_));
+        if let ([session], true) = (&found.sessions[..], delivery.to.len() == 1 && !is_join) {
+            let node: NodeId = session.node();
+            let (header, data) = delivery.to_fields();
+            return self.batcher.send(Write::Node { node, header, data }).await;
+        }
+        let command = self.route(&delivery, &found);
+        self.batcher.send(Write::Command { command, done: Done::Nobody("delivery") }).await
+    }
+
+    async fn flush(&self) -> Result<(), QueueError> {
+        self.batcher.flush().await
+    }
+}

@@ -1,0 +1,211 @@
+//! Who is connected where: rosters, aliases and routes.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use plugsocket_plugin::call::ConnectionInfo;
+use redis::{Cmd, Pipeline, Value};
+use tokio::time;
+
+use super::Redis;
+use super::connect::{Backoff, text};
+use super::feed::RedisFeed;
+use super::local::{Route, routes};
+use super::scripts::{ENTER, LEAVE, NODE, UNROUTE, WITHDRAW, evalsha};
+use crate::queue::{Entry, NodeFeed, Presence, QueueError};
+use crate::wire::ids::{NodeId, SessionId};
+
+/// Most connections a lookup answers.
+const LOOKUP_MAX: usize = 1_000;
+/// Roster fields looked at per step, so that a large one does not hold Redis up.
+const SCAN_COUNT: usize = 1_000;
+/// A roster outlives its node, for whoever cleans up after it.
+const ROSTER_TTL: Duration = Duration::from_secs(24 * 3600);
+
+impl Redis {
+    fn route_key(&self, route: &Route) -> String {
+        match route {
+            Route::User(user) => self.connector.keys().user_nodes(user),
+            Route::Group(group) => self.connector.keys().group_nodes(group),
+        }
+    }
+
+    /// Renews a node's lease; answers whether its stream was still there, and the stream's last id.
+    pub(super) async fn renew_node(&self, node: &NodeId) -> Result<(bool, String), QueueError> {
+        let keys = self.connector.keys();
+        let mut command = evalsha(&NODE, 3);
+        command.arg(keys.nodes()).arg(keys.outgoing(node)).arg(keys.roster(node));
+        command.arg(node.as_str()).arg(millis(self.options.lease)).arg(millis(ROSTER_TTL));
+        match self.connector.call(&command).await? {
+            Value::Array(parts) => Ok((parts.first() == Some(&Value::Int(1)), parts.get(1).map(text).unwrap_or_default())),
+            other => Err(QueueError::Refused(format!("node script answered {other:?}"))),
+        }
+    }
+
+    /// Takes a node out of Redis.
+    pub(super) async fn withdraw_node(&self, node: &NodeId) -> Result<(), QueueError> {
+        let keys = self.connector.keys();
+        let routes: Vec<String> = self.nodes.close(node).iter().map(|route| self.route_key(route)).collect();
+        let mut command = evalsha(&WITHDRAW, 3 + routes.len());
+        command.arg(keys.nodes()).arg(keys.outgoing(node)).arg(keys.roster(node)).arg(&routes).arg(node.as_str());
+        self.batcher.run(command).await.map(drop)
+    }
+
+    /// Announces everything of a node again, after Redis lost it.
+    pub(super) async fn announce_again(&self, node: &NodeId) -> Result<usize, QueueError> {
+        let entries = self.nodes.entries(node);
+        for entry in &entries {
+            self.batcher.run(self.enter_command(entry, None)?).await?;
+        }
+        Ok(entries.len())
+    }
+
+    /// Drops the routes that a node has not needed for a while.
+    pub(super) async fn drop_idle_routes(&self, node: &NodeId) -> Result<(), QueueError> {
+        let routes: Vec<String> = self.nodes.take_idle(node).iter().map(|route| self.route_key(route)).collect();
+        if routes.is_empty() {
+            return Ok(());
+        }
+        let mut command = evalsha(&UNROUTE, routes.len());
+        command.arg(&routes).arg(node.as_str());
+        self.batcher.run(command).await.map(drop)
+    }
+
+    /// Adds what `previous` had not already.
+    fn enter_command(&self, entry: &Entry, previous: Option<&Entry>) -> Result<Cmd, QueueError> {
+        let keys = self.connector.keys();
+        let node = entry.session.node();
+        let roster = keys.roster(&node);
+        let info = ConnectionInfo {
+            connection_id: entry.connection_id.clone(),
+            user_id: entry.user_id.clone(),
+            node: node.to_string(),
+            groups: entry.groups.clone(),
+        };
+        let value = serde_json::to_vec(&info).map_err(|error| QueueError::Invalid(error.to_string()))?;
+        let old = previous.map(routes).unwrap_or_default();
+        let new: Vec<String> = routes(entry).iter().filter(|route| !old.contains(route)).map(|route| self.route_key(route)).collect();
+        let alias = alias_of(entry);
+        let replaced = previous.and_then(alias_of).filter(|old| Some(*old) != alias);
+        let key = |id: Option<&str>| id.map_or_else(|| roster.clone(), |id| keys.alias(id));
+        let mut command = evalsha(&ENTER, 3 + new.len());
+        command.arg(&roster).arg(key(alias)).arg(key(replaced)).arg(&new);
+        command.arg(entry.session.as_str()).arg(value).arg(node.as_str());
+        command.arg(if alias.is_some() { "alias" } else { "" }).arg(if replaced.is_some() { "previous" } else { "" });
+        Ok(command)
+    }
+
+    async fn roster_entry(&self, session: &SessionId) -> Result<Option<ConnectionInfo>, QueueError> {
+        let keys = self.connector.keys();
+        let node = session.node();
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("EXISTS").arg(keys.outgoing(&node));
+        pipeline.cmd("HGET").arg(keys.roster(&node)).arg(session.as_str());
+        let answers = self.connector.call_many(&pipeline).await?;
+        match &answers[..] {
+            [Value::Int(1), Value::BulkString(json)] => Ok(serde_json::from_slice(json).ok()),
+            _ => Ok(None),
+        }
+    }
+
+    /// Walks the rosters of the nodes in a route set, step by step.
+    async fn find(&self, set: String, fits: impl Fn(&ConnectionInfo) -> bool + Send + Sync) -> Result<Vec<ConnectionInfo>, QueueError> {
+        let Value::Array(nodes) = self.connector.call(redis::cmd("SMEMBERS").arg(set)).await? else { return Ok(Vec::new()) };
+        let mut found = std::collections::BTreeMap::new();
+        for node in nodes.iter().map(|node| NodeId::from_text(&text(node))) {
+            let keys = self.connector.keys();
+            if self.connector.call(redis::cmd("EXISTS").arg(keys.outgoing(&node))).await? != Value::Int(1) {
+                continue;
+            }
+            let mut cursor = "0".to_owned();
+            loop {
+                let mut command = redis::cmd("HSCAN");
+                command.arg(keys.roster(&node)).arg(&cursor).arg("COUNT").arg(SCAN_COUNT);
+                let Value::Array(parts) = self.connector.call(&command).await? else { break };
+                let Some(Value::Array(flat)) = parts.get(1) else { break };
+                for pair in flat.chunks_exact(2) {
+                    let [session, Value::BulkString(json)] = pair else { continue };
+                    if let Some(info) = serde_json::from_slice::<ConnectionInfo>(json).ok().filter(&fits) {
+                        // A scan may answer one field twice.
+                        found.insert(text(session), info);
+                    }
+                }
+                cursor = parts.first().map(text).unwrap_or_default();
+                if found.len() >= LOOKUP_MAX {
+                    return Ok(found.into_values().take(LOOKUP_MAX).collect());
+                }
+                if cursor == "0" || cursor.is_empty() {
+                    break;
+                }
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+}
+
+/// The public id, when it is not the session's own.
+fn alias_of(entry: &Entry) -> Option<&str> {
+    (entry.connection_id != entry.session.as_str()).then_some(&entry.connection_id)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[async_trait]
+impl Presence for Redis {
+    async fn open(&self, node: &NodeId) -> Result<Box<dyn NodeFeed>, QueueError> {
+        let mut backoff = Backoff::new();
+        loop {
+            self.connector.ready().await?;
+            match self.renew_node(node).await {
+                Ok(_) => break,
+                Err(error @ (QueueError::Refused(_) | QueueError::Closed)) => return Err(error),
+                Err(error) => tracing::warn!(%node, %error, "node could not be announced; tried again"),
+            }
+            time::sleep(backoff.next()).await;
+        }
+        self.nodes.open(node);
+        Ok(Box::new(RedisFeed::start(self.itself()?, node.clone()).await?))
+    }
+
+    async fn enter(&self, entry: &Entry, previous: Option<&Entry>) -> Result<(), QueueError> {
+        self.nodes.enter(entry);
+        let entered = self.batcher.run(self.enter_command(entry, previous)?).await;
+        if entered.is_err() {
+            self.nodes.leave(&entry.session);
+        }
+        entered.map(drop)
+    }
+
+    async fn leave(&self, entry: &Entry, _last_of_user: bool, _last_of_groups: &[String]) -> Result<(), QueueError> {
+        // Routes are counted here and dropped when idle: at once, a join on its way to this node would lose its route.
+        self.nodes.leave(&entry.session);
+        let keys = self.connector.keys();
+        let roster = keys.roster(&entry.session.node());
+        let alias = alias_of(entry);
+        let mut command = evalsha(&LEAVE, 2);
+        command.arg(&roster).arg(alias.map_or_else(|| roster.clone(), |id| keys.alias(id)));
+        command.arg(entry.session.as_str()).arg(if alias.is_some() { "alias" } else { "" });
+        self.batcher.run(command).await.map(drop)
+    }
+
+    async fn connection(&self, id: &str) -> Result<Option<ConnectionInfo>, QueueError> {
+        if let Some(session) = SessionId::parse(id) {
+            return self.roster_entry(&session).await;
+        }
+        let alias = self.connector.call(redis::cmd("GET").arg(self.connector.keys().alias(id))).await?;
+        match SessionId::parse(&text(&alias)) {
+            Some(session) => self.roster_entry(&session).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn user_connections(&self, user: &str) -> Result<Vec<ConnectionInfo>, QueueError> {
+        self.find(self.connector.keys().user_nodes(user), |info| info.user_id.as_deref() == Some(user)).await
+    }
+
+    async fn members(&self, group: &str) -> Result<Vec<ConnectionInfo>, QueueError> {
+        self.find(self.connector.keys().group_nodes(group), |info| info.groups.iter().any(|name| name == group)).await
+    }
+}
