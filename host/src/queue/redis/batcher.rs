@@ -274,7 +274,9 @@ impl Writer {
             let held = std::mem::take(&mut self.held);
             self.held = held
                 .into_iter()
-                .filter_map(|(write, born)| if born.elapsed() > limit { write.expire().map(|write| (write, born)) } else { Some((write, born)) })
+                .filter_map(
+                    |(write, born)| if born.elapsed() > limit { write.expire().map(|write| (write, born)) } else { Some((write, born)) },
+                )
                 .collect();
         }
     }

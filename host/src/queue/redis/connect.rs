@@ -117,9 +117,8 @@ impl Connector {
 
     /// A new connection of its own. `response_timeout` bounds every command on it.
     pub(super) async fn connect(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(response_timeout));
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_TIMEOUT)).set_response_timeout(Some(response_timeout));
         self.client.get_multiplexed_async_connection_with_config(&config).await
     }
 

@@ -55,12 +55,8 @@ type RawEntry = (String, Vec<(Vec<u8>, Vec<u8>)>);
 impl RedisConsumer {
     pub(super) async fn join(redis: Arc<Redis>, worker: NodeId) -> Result<Arc<Self>, QueueError> {
         let holdings = Arc::new(Holdings::new(redis.options.lease));
-        let lease = Arc::new(Lease {
-            redis: Arc::clone(&redis),
-            worker,
-            holdings: Arc::clone(&holdings),
-            reader: Arc::new(AtomicI64::new(0)),
-        });
+        let lease =
+            Arc::new(Lease { redis: Arc::clone(&redis), worker, holdings: Arc::clone(&holdings), reader: Arc::new(AtomicI64::new(0)) });
         let stop = redis.connector.stop().child_token();
         if let Err(error) = lease.renew().await {
             tracing::warn!(%error, "first lease not granted yet");
