@@ -14,7 +14,7 @@ use super::gates::Gates;
 use super::replies;
 use super::retry::{Ended, backoff, ended};
 use super::take::Held;
-use crate::config::{LiveSettings, Settings};
+use crate::config::{LiveSettings, PluginSettings, Settings};
 use crate::context::{ContextOptions, ContextSink, NameLimits, Sender};
 use crate::plugin::{CallError, LiveVersion, Plugins};
 use crate::queue::{Consumer, Queue, Receipt, Verdict};
@@ -72,7 +72,7 @@ impl Terms {
         Self {
             timeout: action.and_then(|action| action.timeout).unwrap_or(settings.worker.timeout),
             attempts: action.and_then(|action| action.attempts).unwrap_or(settings.worker.attempts).max(1),
-            threads: settings.plugins.get(plugin).cloned().unwrap_or_default().threads,
+            threads: settings.plugins.get(plugin).map_or_else(|| PluginSettings::default().threads, |plugin| plugin.threads),
             frame_bytes_max: usize::try_from(settings.limits.frame_out_max.as_u64()).unwrap_or(usize::MAX),
         }
     }

@@ -134,6 +134,15 @@ async fn a_bad_file_changes_nothing_and_is_not_tried_twice() {
     assert_eq!(rejection.version.len(), 64);
     bench.replace(b"this is no library");
     assert_eq!(bench.apply().await.last_rejection.unwrap(), rejection, "the same bytes are not tried again");
+    let mut holed = fs::read(chat_library()).unwrap();
+    let (from, to) = (holed.len() / 8, holed.len() / 2);
+    holed[from..to].fill(0);
+    bench.replace(&holed);
+    let status = bench.apply().await;
+    let holed = status.last_rejection.unwrap();
+    assert_ne!(holed.version, rejection.version);
+    assert_eq!(status.version.as_deref(), Some(live.as_ref()), "{}", holed.reason);
+    echo(&bench.registry.action("echo").unwrap()).await;
     fs::remove_file(bench.file()).unwrap();
     let status = bench.apply().await;
     assert_eq!((status.state, status.version.as_deref()), (PluginState::Live, Some(live.as_ref())), "a deleted file unloads nothing");

@@ -76,7 +76,7 @@ async fn replacing_the_plugin_loses_and_reorders_nothing() {
         }
     });
 
-    let mut expected = vec![1_u64; SESSIONS];
+    let mut expected = [1_u64; SESSIONS];
     while expected.iter().any(|next| *next <= MESSAGES) {
         for delivery in next(&mut feed).await {
             let Body::Reply { client_id: Some(id), .. } = &delivery.body else { panic!("{delivery:?}") };
