@@ -82,6 +82,10 @@ impl Dispatcher {
     /// Runs a job to its verdict and settles it; abandons it, unsettled, when the drain has taken too long.
     pub(super) async fn process(&self, held: Held) {
         let receipt = held.taken.receipt.clone();
+        if held.taken.suspect {
+            let job = &held.taken.job;
+            tracing::warn!(action = job.action, job = job.message_id(), "this message was in flight when a worker ended; running it again");
+        }
         let verdict = tokio::select! {
             biased;
             () = self.cut.cancelled() => return,
