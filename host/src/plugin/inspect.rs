@@ -105,9 +105,8 @@ fn elf<'data, R: ReadRef<'data>>(data: R, file_bytes: u64) -> Result<Inspection,
             return Err(refuse(format!("this is a program, not a library; {CDYLIB}")));
         }
         if let Ok(Some(entries)) = segment.dynamic(endian, data) {
-            let is_static_tls = |entry: &&elf::Dyn64<Endianness>| {
-                entry.d_tag(endian) == elf::DT_FLAGS && entry.d_val(endian) & u64::from(elf::DF_STATIC_TLS.0) != 0
-            };
+            let is_static_tls =
+                |entry: &&elf::Dyn64<Endianness>| entry.d_tag(endian) == elf::DT_FLAGS && entry.d_val(endian) & elf::DF_STATIC_TLS.0 != 0;
             if entries.iter().any(|entry| is_static_tls(&entry)) {
                 warnings.push("it uses static thread-local storage (an allocator like mimalloc?): about 14 loads per process".to_owned());
             }

@@ -237,7 +237,7 @@ impl Host for PoolHost {
             return log(&self.plugin, &input);
         }
         let Some(sink) = self.calls().get(&token).map(Arc::clone) else {
-            return Answer::retry("call is over");
+            return Answer::retry(if token == 0 { "only possible during a call" } else { "call is over" });
         };
         self.runtime.block_on(sink.request(operation, input))
     }

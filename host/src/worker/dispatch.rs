@@ -14,7 +14,7 @@ use super::gates::Gates;
 use super::replies;
 use super::retry::{Ended, backoff, ended};
 use super::take::Held;
-use crate::config::{LiveSettings, Settings};
+use crate::config::{LiveSettings, PluginSettings, Settings};
 use crate::context::{ContextOptions, ContextSink, NameLimits, Sender};
 use crate::plugin::{CallError, LiveVersion, Plugins};
 use crate::queue::{Consumer, Queue, Receipt, Verdict};
@@ -50,6 +50,14 @@ enum Step {
     Lost,
 }
 
+/// One call and what it ran with.
+struct Call<'call> {
+    version: &'call LiveVersion,
+    sink: &'call ContextSink,
+    terms: &'call Terms,
+    settings: &'call Settings,
+}
+
 /// How a call may run, from the settings in force.
 struct Terms {
     timeout: Duration,
@@ -64,7 +72,7 @@ impl Terms {
         Self {
             timeout: action.and_then(|action| action.timeout).unwrap_or(settings.worker.timeout),
             attempts: action.and_then(|action| action.attempts).unwrap_or(settings.worker.attempts).max(1),
-            threads: settings.plugins.get(plugin).cloned().unwrap_or_default().threads,
+            threads: settings.plugins.get(plugin).map_or_else(|| PluginSettings::default().threads, |plugin| plugin.threads),
             frame_bytes_max: usize::try_from(settings.limits.frame_out_max.as_u64()).unwrap_or(usize::MAX),
         }
     }
@@ -74,6 +82,10 @@ impl Dispatcher {
     /// Runs a job to its verdict and settles it; abandons it, unsettled, when the drain has taken too long.
     pub(super) async fn process(&self, held: Held) {
         let receipt = held.taken.receipt.clone();
+        if held.taken.suspect {
+            let job = &held.taken.job;
+            tracing::warn!(action = job.action, job = job.message_id(), "this message was in flight when a worker ended; running it again");
+        }
         let verdict = tokio::select! {
             biased;
             () = self.cut.cancelled() => return,
@@ -132,14 +144,19 @@ impl Dispatcher {
             }
             (end, _) => end,
         };
+        self.conclude(job, end, Call { version: &version, sink: &sink, terms: &terms, settings: &settings }, overloaded_since).await
+    }
+
+    /// What follows from an attempt's end.
+    async fn conclude(&self, job: &mut Job, end: Ended, call: Call<'_>, overloaded_since: &mut Option<Instant>) -> Step {
         let outbox = self.queue.outbox.as_ref();
         match end {
             Ended::Done(data) => {
-                replies::reply(outbox, job, data, &sink).await;
+                replies::reply(outbox, job, data, call.sink).await;
                 Step::Settled(Verdict::Done)
             }
             Ended::Rejected(reject) => {
-                replies::failure(outbox, job, &reject.code, &reject.message, sink.next_index()).await;
+                replies::failure(outbox, job, &reject.code, &reject.message, call.sink.next_index()).await;
                 Step::Settled(Verdict::Done)
             }
             Ended::Overloaded => {
@@ -149,18 +166,17 @@ impl Dispatcher {
             Ended::Failed { code, reason } => {
                 *overloaded_since = None;
                 job.attempts = job.attempts.saturating_add(1);
-                tracing::warn!(
-                    plugin = %version.plugin, sha256 = %version.version, action = job.action, job = job.message_id(),
-                    attempt = job.attempts, attempts = terms.attempts, reason, "attempt failed"
-                );
-                if job.attempts < terms.attempts {
-                    metrics::counter!("plugsocket_jobs_retried_total", "plugin" => version.plugin.to_string()).increment(1);
-                    return Step::Again(backoff(settings.worker.retry_backoff, job.attempts));
+                let (plugin, sha256) = (&call.version.plugin, &call.version.version);
+                let (attempt, attempts) = (job.attempts, call.terms.attempts);
+                tracing::warn!(%plugin, %sha256, action = job.action, job = job.message_id(), attempt, attempts, reason, "attempt failed");
+                if attempt < attempts {
+                    metrics::counter!("plugsocket_jobs_retried_total", "plugin" => plugin.to_string()).increment(1);
+                    return Step::Again(backoff(call.settings.worker.retry_backoff, attempt));
                 }
-                let text =
-                    if code == ErrorCode::Timeout { "the message was not handled in time" } else { "the message could not be handled" };
-                replies::failure(outbox, job, code.as_str(), text, sink.next_index()).await;
-                Step::Settled(Verdict::Dead { job: Box::new(job.clone()), reason, version: version.version.to_string() })
+                let is_late = code == ErrorCode::Timeout;
+                let text = if is_late { "the message was not handled in time" } else { "the message could not be handled" };
+                replies::failure(outbox, job, code.as_str(), text, call.sink.next_index()).await;
+                Step::Settled(Verdict::Dead { job: Box::new(job.clone()), reason, version: sha256.to_string() })
             }
         }
     }

@@ -12,6 +12,9 @@ use crate::wire::json::Json;
 
 /// How often a reply is offered to a queue that fails; each time lasts as long as the queue allows itself.
 const TRIES: u32 = 5;
+/// A plugin's own code and sentence are cut to these, in bytes.
+const CODE_BYTES_MAX: usize = 64;
+const SENTENCE_BYTES_MAX: usize = 1024;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Sends a call's reply, when there is something to say or the client waits for an answer.
@@ -24,6 +27,7 @@ pub(super) async fn reply(outbox: &dyn Outbox, job: &Job, data: Json, sink: &Con
 
 /// Tells the client that its message came to nothing; also for messages without an id.
 pub(super) async fn failure(outbox: &dyn Outbox, job: &Job, code: &str, message: &str, index: u32) {
+    let (code, message) = (cut(code, CODE_BYTES_MAX), cut(message, SENTENCE_BYTES_MAX));
     let body = Body::Failure { client_id: job.client_id.clone(), code: code.to_owned(), message: message.to_owned() };
     send(outbox, job, body, index).await;
 }
@@ -44,4 +48,21 @@ async fn send(outbox: &dyn Outbox, job: &Job, body: Body, index: u32) {
         time::sleep(PAUSE).await;
     }
     metrics::counter!("plugsocket_replies_lost_total").increment(1);
+}
+
+fn cut(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=bytes_max.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    text.get(..end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        assert_eq!(cut("short", 10), "short");
+        assert_eq!(cut("ääää", 5), "ää");
+        assert_eq!(cut("", 0), "");
+    }
 }

@@ -84,6 +84,7 @@ async fn calls_reach_the_host_and_come_back() {
     assert_eq!(call(&bench.pool, "hi").await.unwrap(), done("hi"));
     assert!(bench.host.calls().is_empty(), "the call's token is gone");
     assert_eq!(bench.host.invoke(999, HostOperation::Store as u32, Bytes::new()), Answer::retry("call is over"));
+    assert_eq!(bench.host.invoke(0, HostOperation::Store as u32, Bytes::new()), Answer::retry("only possible during a call"));
     assert_eq!(bench.host.invoke(1, 77, Bytes::new()).status, Status::Unsupported);
 }
 

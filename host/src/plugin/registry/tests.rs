@@ -34,6 +34,10 @@ fn settings(folder: &Path, text: &str) -> Settings {
 }
 
 async fn bench(text: &str, with_file: bool) -> Bench {
+    bench_with(text, with_file, checker()).await
+}
+
+async fn bench_with(text: &str, with_file: bool, checker: Checker) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("plugins")).unwrap();
     let settings = Arc::new(ArcSwap::from_pointee(settings(folder.path(), text)));
@@ -41,7 +45,7 @@ async fn bench(text: &str, with_file: bool) -> Bench {
         fs::copy(chat_library(), folder.path().join("plugins/libchat.so")).unwrap();
     }
     let roles = Roles { handler: true, actions: true };
-    let options = RegistryOptions { roles, settings: Arc::clone(&settings), checker: checker() };
+    let options = RegistryOptions { roles, settings: Arc::clone(&settings), checker };
     Bench { registry: Registry::start(options).await.unwrap(), settings, folder }
 }
 
@@ -130,6 +134,15 @@ async fn a_bad_file_changes_nothing_and_is_not_tried_twice() {
     assert_eq!(rejection.version.len(), 64);
     bench.replace(b"this is no library");
     assert_eq!(bench.apply().await.last_rejection.unwrap(), rejection, "the same bytes are not tried again");
+    let mut holed = fs::read(chat_library()).unwrap();
+    let (from, to) = (holed.len() / 8, holed.len() / 2);
+    holed[from..to].fill(0);
+    bench.replace(&holed);
+    let status = bench.apply().await;
+    let holed = status.last_rejection.unwrap();
+    assert_ne!(holed.version, rejection.version);
+    assert_eq!(status.version.as_deref(), Some(live.as_ref()), "{}", holed.reason);
+    echo(&bench.registry.action("echo").unwrap()).await;
     fs::remove_file(bench.file()).unwrap();
     let status = bench.apply().await;
     assert_eq!((status.state, status.version.as_deref()), (PluginState::Live, Some(live.as_ref())), "a deleted file unloads nothing");
@@ -189,4 +202,28 @@ async fn from_rename_to_first_call_takes_less_than_a_second() {
     assert_ne!(live.version, before);
     println!("rename to first call: {took:?}");
     assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_constructor_that_fails_for_outside_reasons_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, calls) = (folder.path().join("database"), folder.path().join("calls"));
+    let child = format!("exec {:?} --exact plugin::check::tests::plays_the_child --nocapture \"$@\"", std::env::current_exe().unwrap());
+    let refuse = "cat > /dev/null; echo 'plugsocket-manifest: no database' >&2; exit 2";
+    let script = format!("echo >> {calls:?}; if [ -e {database:?} ]; then {child}; else {refuse}; fi");
+    let checker = Checker::program("/bin/sh".into()).with_arguments(["-c".into(), script.into(), "sh".into()]);
+    let bench = bench_with(CHAT, true, checker).await;
+    let status = bench.apply().await;
+    assert_eq!(status.state, PluginState::Rejected);
+    assert_eq!(status.last_rejection.unwrap().reason, "its constructor failed: no database");
+    assert_eq!(fs::read(&calls).unwrap().len(), 1, "applying again does not hurry it");
+    fs::write(&database, "").unwrap();
+    time::timeout(SOON, async {
+        while bench.registry.handler().is_none() {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("it is not tried again");
+    assert_eq!(bench.registry.snapshot()[0].state, PluginState::Live);
 }
