@@ -34,7 +34,7 @@ async fn bad_frames_are_answered_and_others_go_on() {
     for frame in frames {
         client.send_raw(Message::text(frame)).await;
         let error = client.next_action("error").await;
-        assert_eq!(error["code"], "bad_frame", "{:.60}: {error}", frame);
+        assert_eq!(error["code"], "bad_frame", "{frame:.60}: {error}");
         assert!(!error["message"].as_str().unwrap().is_empty());
     }
     for id in [json!(7), json!("a\n\u{1F600}"), json!(""), json!(u64::MAX)] {

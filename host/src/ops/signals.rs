@@ -2,6 +2,7 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Exit code after a second signal: 128 + SIGTERM, as shells report it.
 const CUT_SHORT: i32 = 143;
@@ -14,8 +15,8 @@ pub fn install() -> std::io::Result<CancellationToken> {
     let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = CancellationToken::new();
     let fired = stop.clone();
-    // The one task that no tracker owns: it must outlive every drain to hear the second signal.
-    tokio::spawn(async move {
+    // A tracker of its own, which nobody waits for: the task must outlive every drain to hear the second signal.
+    TaskTracker::new().spawn(async move {
         tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
         tracing::info!("stopping; a second signal ends at once");
         fired.cancel();

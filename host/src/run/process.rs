@@ -27,6 +27,9 @@ use crate::wire::ids::NodeId;
 /// How long background tasks may take to end after the drain.
 const TASKS_END: Duration = Duration::from_secs(3);
 
+/// The plugins folder is looked at this often even when nothing was told: network file systems and replaced folders tell nothing.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
 /// One process.
 pub(super) struct Process {
     source: Source,
@@ -114,6 +117,7 @@ impl Process {
                 let change = tokio::select! {
                     () = end.cancelled() => break,
                     change = changes.recv() => match change { Some(change) => change, None => break },
+                    () = tokio::time::sleep(LOOK_INTERVAL) => Change::PluginsChanged,
                 };
                 if change == Change::PluginsChanged || reload(&source, &live, &logs) {
                     registry.apply().await;

@@ -33,10 +33,9 @@ crate-type = ["cdylib", "rlib"]
 [dependencies]
 plugsocket-plugin = { path = "SDK" }
 serde = { version = "1", features = ["derive"] }
-serde_json = "1"
 "#;
 
-/// The same code that docs/plugins.md shows and a test builds and runs.
+/// What README shows; a test builds it and lets the host check it.
 const SOURCE: &str = include_str!("new_plugin.rs.txt");
 
 /// Makes the folder; never overwrites.

@@ -1,3 +1,5 @@
+//! Lanes, attempts, verdicts and the drain, on a queue that records.
+
 mod reload;
 
 use std::sync::Mutex;

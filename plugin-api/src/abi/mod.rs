@@ -9,6 +9,7 @@ pub mod export;
 #[cfg(test)]
 mod layout;
 pub mod link;
+mod macros;
 
 use std::ffi::c_void;
 

@@ -100,7 +100,7 @@ pub enum Broken {
     Text,
     /// The first half of one: an upload that broke off.
     Truncated,
-    /// Sound headers, but the middle is zeros.
+    /// Sound headers, but half of the code is zeros.
     Hollow,
     /// A sound library that is no plugin.
     Stranger,
@@ -125,12 +125,25 @@ pub fn broken(way: Broken) -> Vec<u8> {
         }
         Broken::Hollow => {
             let mut bytes = sound();
-            let third = bytes.len() / 3;
-            bytes[third..2 * third].fill(0);
+            let code = code_range(&bytes);
+            bytes[code].fill(0);
             bytes
         }
         Broken::Stranger => stranger(),
     }
+}
+
+/// The middle of the code of a 64-bit little-endian ELF file; elsewhere the middle of the file.
+fn code_range(bytes: &[u8]) -> std::ops::Range<usize> {
+    let number = |at: usize, width: usize| bytes[at..at + width].iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte));
+    let (mut start, mut size) = (0, bytes.len());
+    if bytes.starts_with(b"\x7fELF") {
+        let (headers, header_size, count) = (number(32, 8), number(54, 2), number(56, 2));
+        let is_code = |header: &usize| number(*header, 4) == 1 && number(header + 4, 4) & 1 == 1; // PT_LOAD, PF_X
+        let code = (0..count).map(|index| headers + index * header_size).find(is_code).expect("no code in the library");
+        (start, size) = (number(code + 8, 8), number(code + 32, 8));
+    }
+    start + size / 4..start + size * 3 / 4
 }
 
 fn stranger() -> Vec<u8> {

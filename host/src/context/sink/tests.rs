@@ -1,3 +1,5 @@
+//! What a plugin may ask for, what it is refused, and how its outputs are numbered.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The throw-away child: what it accepts, refuses, and how its own end is told.
+
 use std::fs;
 
 use super::*;

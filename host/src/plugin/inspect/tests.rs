@@ -1,3 +1,5 @@
+//! Files that are no library, or not one of this machine, each with its sentence.
+
 use std::fs;
 use std::path::PathBuf;
 

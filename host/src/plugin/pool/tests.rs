@@ -1,3 +1,5 @@
+//! Calls through a real library: answers, panics, overload, time limits, tokens.
+
 use std::sync::Barrier;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;

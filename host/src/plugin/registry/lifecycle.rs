@@ -221,12 +221,12 @@ impl Live {
                 pool.ended().await;
             }
         };
-        let (plugin, sha256) = (self.staged.path.display(), &self.key.version);
+        let (copy, sha256) = (self.staged.path.display(), &self.key.version);
         if time::timeout_at(deadline, ended).await.is_err() {
             let running: usize = self.pools.iter().map(|pool| pool.running()).sum();
-            tracing::warn!(%plugin, %sha256, running, "calls of a retired version did not end; their threads are left behind");
+            tracing::warn!(%copy, %sha256, running, "calls of a retired version did not end; their threads are left behind");
         } else {
-            tracing::info!(%plugin, %sha256, "version retired");
+            tracing::info!(%copy, %sha256, "version retired");
         }
         store.remove(&self.staged);
     }

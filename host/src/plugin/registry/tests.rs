@@ -1,3 +1,5 @@
+//! From files to live versions and back out of service, with real libraries.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,3 +1,5 @@
+//! Copies: of files at rest, under names never used before, gone with their process.
+
 use std::io::Write as _;
 
 use super::*;

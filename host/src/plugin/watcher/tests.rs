@@ -1,3 +1,5 @@
+//! Real files changed in real folders, each told once.
+
 use std::fs;
 
 use tokio::time::timeout;

@@ -207,7 +207,6 @@ impl RedisConsumer {
         match Job::from_fields(fields.iter().map(|(name, value)| (&name[..], &value[..]))) {
             Ok(job) => {
                 if self.holdings.take(partition, &entry, &job.session, job.sequence) {
-                    metrics::counter!("plugsocket_jobs_taken_total").increment(1);
                     surplus.push_back(Taken { job, receipt: Receipt { partition, entry }, suspect });
                     return Ok(());
                 }

@@ -11,6 +11,9 @@ use super::batch::Settlements;
 use super::dedup::Dedup;
 use crate::wire::ids::SessionId;
 
+/// Knuth's multiplicative hash: neighbouring partitions get keys far apart.
+const SCATTER: u32 = 2_654_435_769;
+
 /// What has to be done before new entries of a partition are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Recovery {
@@ -87,8 +90,8 @@ impl Holdings {
         }
         let mut keep = quota;
         let mut order: Vec<u32> = state.owned.keys().copied().collect();
-        // Partitions without jobs in hand are the ones that can go soonest.
-        order.sort_by_key(|partition| state.owned.get(partition).map_or(0, |owned| usize::MAX - owned.entries.len()));
+        // Scattered, and blind to what is in hand: keeping the busy ones would keep all the work here.
+        order.sort_by_key(|partition| partition.wrapping_mul(SCATTER));
         for partition in order {
             if let Some(owned) = state.owned.get_mut(&partition) {
                 let releasing = keep == 0;
