@@ -125,10 +125,7 @@ mod tests {
     #[test]
     fn all_keys_are_served() {
         let addresses = to(r#"{"connection_id":"c","user_id":7.0,"group":3,"broadcast":false}"#).unwrap();
-        assert_eq!(
-            addresses,
-            [Address::Connection("c".to_owned()), Address::User("7".to_owned()), Address::Group("3".to_owned())]
-        );
+        assert_eq!(addresses, [Address::Connection("c".to_owned()), Address::User("7".to_owned()), Address::Group("3".to_owned())]);
     }
 
     #[test]

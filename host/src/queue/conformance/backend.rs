@@ -72,6 +72,12 @@ impl Server {
         }
     }
 
+    /// Sends a signal by name.
+    pub(super) fn signal(&self, signal: &str) {
+        let id = self.child.lock().unwrap().as_ref().unwrap().id();
+        assert!(Command::new("kill").arg(format!("-{signal}")).arg(id.to_string()).status().unwrap().success());
+    }
+
     pub(super) fn stop(&self) {
         if let Some(mut child) = self.child.lock().unwrap().take() {
             let _ = child.kill();

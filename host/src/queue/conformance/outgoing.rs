@@ -33,14 +33,9 @@ struct Two {
 async fn two(backend: &Backend) -> Two {
     let nodes = [NodeId::random().unwrap(), NodeId::random().unwrap()];
     let second = backend.other();
-    let feeds = [
-        patiently(backend.queue.presence.open(&nodes[0])).await.unwrap(),
-        patiently(second.presence.open(&nodes[1])).await.unwrap(),
-    ];
-    let entries = [
-        entry(&session(&nodes[0]), Some("alice"), Some("7"), &["g"]),
-        entry(&session(&nodes[1]), None, Some("7"), &["g", "h"]),
-    ];
+    let feeds =
+        [patiently(backend.queue.presence.open(&nodes[0])).await.unwrap(), patiently(second.presence.open(&nodes[1])).await.unwrap()];
+    let entries = [entry(&session(&nodes[0]), Some("alice"), Some("7"), &["g"]), entry(&session(&nodes[1]), None, Some("7"), &["g", "h"])];
     backend.queue.presence.enter(&entries[0], None).await.unwrap();
     second.presence.enter(&entries[1], None).await.unwrap();
     Two { feeds, entries }
@@ -185,7 +180,8 @@ async fn lookups_answer_who_is_there(backend: Backend) {
 
 async fn groups_may_change(backend: Backend) {
     let Two { mut feeds, entries } = two(&backend).await;
-    let changed = Entry { groups: vec!["new".to_owned()], user_id: Some("8".to_owned()), connection_id: "al".to_owned(), ..entries[0].clone() };
+    let changed =
+        Entry { groups: vec!["new".to_owned()], user_id: Some("8".to_owned()), connection_id: "al".to_owned(), ..entries[0].clone() };
     let presence = &backend.queue.presence;
     presence.enter(&changed, Some(&entries[0])).await.unwrap();
     assert_eq!(presence.members("new").await.unwrap().len(), 1);

@@ -135,6 +135,58 @@ fn a_restart_loses_nothing_that_was_confirmed() {
 }
 
 #[test]
+fn a_stalled_redis_loses_and_reorders_nothing() {
+    let server = Server::start(&[]);
+    super::run(Kind::Memory, |_| async move {
+        let mut options = options();
+        options.confirm_timeout = PATIENCE;
+        let backend = Backend::on(Arc::clone(&server), options);
+        let consumer = backend.consumer().await;
+        let session = session(&NodeId::random().unwrap());
+        backend.offer(job(&session, 1)).await;
+        take(&consumer, 1).await;
+        server.signal("STOP");
+        let mut waiting = tokio::task::JoinSet::new();
+        for sequence in 2..=50 {
+            let (sender, stored) = tokio::sync::oneshot::channel();
+            let offered = backend.queue.inbox.offer(job(&session, sequence), Box::new(move |stored| drop(sender.send(stored))));
+            assert!(offered.is_ok());
+            waiting.spawn(stored);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        // Longer than any deadline of a connection: everything is given up and made anew.
+        tokio::time::sleep(Duration::from_millis(4500)).await;
+        server.signal("CONT");
+        while let Some(stored) = patiently(waiting.join_next()).await {
+            assert_eq!(stored.unwrap().unwrap(), Stored::Yes);
+        }
+        let taken = take_through(&consumer, 49).await;
+        assert_eq!(taken.iter().map(|taken| taken.job.sequence).collect::<Vec<_>>(), (2..=50).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn many_nodes_share_one_stream_for_all() {
+    run(|backend| async move {
+        let mut feed = patiently(backend.queue.presence.open(&NodeId::random().unwrap())).await.unwrap();
+        let mut add = redis::cmd("ZADD");
+        add.arg(format!("ps:{{{}}}:nodes", backend.options.app));
+        for node in 0..40 {
+            add.arg("9e15").arg(format!("fake{node}"));
+        }
+        backend.command::<()>(&add);
+        let all = Delivery::message(Address::All, "native", Json::NULL);
+        backend.queue.outbox.send(all).await.unwrap();
+        backend.queue.outbox.flush().await.unwrap();
+        let item = r#"{"to":{"broadcast":true},"action":"end"}"#;
+        backend.command::<()>(redis::cmd("RPUSH").arg(&backend.options.php_lists[0]).arg(item));
+        assert_eq!(until(&mut feed, "end").await.len(), 1);
+        let stored: u32 = backend.command(redis::cmd("XLEN").arg(format!("ps:{{{}}}:all", backend.options.app)));
+        assert_eq!(stored, 2);
+    });
+}
+
+#[test]
 fn a_flush_is_repaired() {
     let server = Server::start(&[]);
     super::run(Kind::Memory, |_| async move {
@@ -218,7 +270,10 @@ fn scripts_that_were_flushed_are_loaded_again() {
 fn stored_partitions_win_over_configured_ones() {
     run(|backend| async move {
         backend.consumer().await;
-        let other = Backend::on(Arc::clone(backend.server.as_ref().unwrap()), crate::queue::QueueOptions { partitions: 3, ..backend.options.clone() });
+        let other = Backend::on(
+            Arc::clone(backend.server.as_ref().unwrap()),
+            crate::queue::QueueOptions { partitions: 3, ..backend.options.clone() },
+        );
         let session = session(&NodeId::random().unwrap());
         other.offer(job(&session, 1)).await;
         let key = format!("ps:{{{}:p{}}}:in", backend.options.app, session.partition(8));
@@ -231,10 +286,8 @@ fn php_items_reach_everyone_once_and_in_order() {
     run(|backend| async move {
         let nodes = [NodeId::random().unwrap(), NodeId::random().unwrap()];
         let second = backend.other();
-        let mut feeds = [
-            patiently(backend.queue.presence.open(&nodes[0])).await.unwrap(),
-            patiently(second.presence.open(&nodes[1])).await.unwrap(),
-        ];
+        let mut feeds =
+            [patiently(backend.queue.presence.open(&nodes[0])).await.unwrap(), patiently(second.presence.open(&nodes[1])).await.unwrap()];
         let alice = entry(&session(&nodes[0]), Some("al{ice}"), Some("7"), &["g"]);
         let bob = entry(&session(&nodes[1]), None, Some("7"), &["5"]);
         backend.queue.presence.enter(&alice, None).await.unwrap();

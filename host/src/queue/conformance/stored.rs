@@ -60,7 +60,8 @@ async fn lists_are_capped(backend: Backend) {
 }
 
 async fn compare_and_set_compares(backend: Backend) {
-    let swap = |old: Option<&str>, new: &str| StoreRequest::CompareAndSet { key: key(), old: old.map(ToOwned::to_owned), new: new.to_owned() };
+    let swap =
+        |old: Option<&str>, new: &str| StoreRequest::CompareAndSet { key: key(), old: old.map(ToOwned::to_owned), new: new.to_owned() };
     assert_eq!(run(&backend, swap(Some("x"), "1")).await, StoreAnswer::Flag(false));
     assert_eq!(run(&backend, swap(None, "1")).await, StoreAnswer::Flag(true));
     assert_eq!(run(&backend, swap(None, "2")).await, StoreAnswer::Flag(false));

@@ -256,9 +256,7 @@ impl Consumer for MemoryConsumer {
     fn may_start(&self, receipt: &Receipt) -> bool {
         let mut state = self.shared.lock();
         let number = self.number;
-        state
-            .partition(receipt)
-            .is_some_and(|(partition, entry)| partition.owner == Some(number) && partition.running.contains_key(&entry))
+        state.partition(receipt).is_some_and(|(partition, entry)| partition.owner == Some(number) && partition.running.contains_key(&entry))
     }
 
     async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError> {

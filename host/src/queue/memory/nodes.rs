@@ -173,13 +173,8 @@ impl Outbox for Nodes {
 impl Presence for Nodes {
     async fn open(&self, node: &NodeId) -> Result<Box<dyn NodeFeed>, QueueError> {
         let (sender, deliveries) = mpsc::channel(self.waiting_max);
-        let fresh = Node {
-            deliveries: sender,
-            roster: HashMap::new(),
-            users: HashMap::new(),
-            groups: HashMap::new(),
-            joined: HashSet::new(),
-        };
+        let fresh =
+            Node { deliveries: sender, roster: HashMap::new(), users: HashMap::new(), groups: HashMap::new(), joined: HashSet::new() };
         self.shared.lock().nodes.insert(node.clone(), fresh);
         Ok(Box::new(MemoryFeed { shared: Arc::clone(&self.shared), node: node.clone(), deliveries }))
     }

@@ -87,8 +87,8 @@ impl Holdings {
         }
         let mut keep = quota;
         let mut order: Vec<u32> = state.owned.keys().copied().collect();
-        // Partitions without jobs in hand are the ones that can go soonest.
-        order.sort_by_key(|partition| state.owned.get(partition).map_or(0, |owned| usize::MAX - owned.entries.len()));
+        // Those without jobs in hand can go soonest; those on their way out stay on it, or nothing would ever get there.
+        order.sort_by_key(|partition| state.owned.get(partition).map(|owned| (owned.releasing, usize::MAX - owned.entries.len())));
         for partition in order {
             if let Some(owned) = state.owned.get_mut(&partition) {
                 let releasing = keep == 0;

@@ -14,7 +14,9 @@ use crate::queue::{QueueError, Store, check_store_request, store_ttl};
 impl Redis {
     fn store_command(&self, plugin: &str, request: &StoreRequest) -> Cmd {
         let key = |key: &str| self.connector.keys().stored(plugin, key);
-        let ttl = |ttl_ms: Option<u64>| u64::try_from(store_ttl(ttl_ms, self.options.store_ttl).unwrap_or(Duration::ZERO).as_millis()).unwrap_or(0);
+        let ttl = |ttl_ms: Option<u64>| {
+            u64::try_from(store_ttl(ttl_ms, self.options.store_ttl).unwrap_or(Duration::ZERO).as_millis()).unwrap_or(0)
+        };
         let mut command;
         match request {
             StoreRequest::Get { key: name } => {
@@ -49,7 +51,9 @@ impl Redis {
             }
             StoreRequest::Expire { key: name, ttl_ms } => {
                 command = redis::cmd("PEXPIRE");
-                command.arg(key(name)).arg(store_ttl(Some(*ttl_ms), Duration::ZERO).map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(0)));
+                command
+                    .arg(key(name))
+                    .arg(store_ttl(Some(*ttl_ms), Duration::ZERO).map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(0)));
             }
             StoreRequest::CompareAndSet { key: name, old, new } => {
                 command = evalsha(&STORE_SET, 1);
