@@ -69,7 +69,8 @@ fn a_new_plugin_builds_and_is_accepted() {
     assert_eq!(again.wait_exit(PATIENCE).code(), Some(1));
     says(&again, "exists already");
     let library = plugin::build(&dir.path().join("hello"), "hello");
-    let mut check = Process::tool(&["check", "--config", Config::chat("memory").path(), library.to_str().unwrap()]);
+    let config = Config::chat("memory");
+    let mut check = Process::tool(&["check", "--config", config.path(), library.to_str().unwrap()]);
     assert!(check.wait_exit(START_PATIENCE).success(), "{:?}", check.lines());
     says(&check, "actions: hello");
 }

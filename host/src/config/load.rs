@@ -31,7 +31,7 @@ pub struct Override {
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file can't be read.
-    #[error("{path}: {source}; name the config file with --config FILE")]
+    #[error("{path} can't be read; name the config file with --config FILE")]
     Read {
         /// The file.
         path: String,

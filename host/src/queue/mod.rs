@@ -94,6 +94,7 @@ pub trait Inbox: Send + Sync {
     ///
     /// # Errors
     /// [`Full`] gives the job back when the batcher has no room, which includes "unreachable for a while".
+    #[expect(clippy::result_large_err, reason = "the job comes back as it is; a box would cost an allocation for nothing")]
     fn offer(&self, job: Job, on_stored: OnStored) -> Result<(), Full>;
 
     /// Resolves when [`Self::offer`] has a chance again. Cancel-safe.

@@ -143,7 +143,7 @@ fn reload(source: &Source, live: &LiveSettings, logs: &Logs) -> bool {
     let needs_restart = match source.reload(live) {
         Ok(keys) => keys,
         Err(error) => {
-            tracing::error!("config refused, going on with what was: {error}");
+            tracing::error!("config refused, going on with what was: {:#}", anyhow::Error::from(error));
             metrics::counter!("plugsocket_config_refused_total").increment(1);
             return false;
         }

@@ -15,6 +15,7 @@ use super::{Health, Queue, QueueOptions};
 
 /// Opens an empty queue; it lives as long as its clones. Nothing of it outlives the process.
 #[must_use]
+#[expect(clippy::needless_pass_by_value, reason = "opened like the queue in Redis, which keeps them")]
 pub fn open(options: QueueOptions) -> Queue {
     open_parts(&options).0
 }

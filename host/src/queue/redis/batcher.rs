@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{self, Instant};
 
 use super::batch::{Batch, Done, Encoder, Write};
-use super::connect::{Backoff, CALL_TIMEOUT, Connector};
+use super::connect::{Backoff, CALL_TIMEOUT, Connector, Fence};
 use crate::queue::QueueError;
 
 /// Most writes in one pipeline.
@@ -57,6 +57,7 @@ impl Batcher {
             refuse,
             confirm_timeout,
             connection: None,
+            fence: None,
             flights: VecDeque::new(),
             held: VecDeque::new(),
             items_max: items_max.max(1),
@@ -127,6 +128,7 @@ pub(super) struct Writer {
     refuse: watch::Sender<bool>,
     confirm_timeout: Duration,
     connection: Option<MultiplexedConnection>,
+    fence: Option<Fence>,
     flights: VecDeque<Flight>,
     /// Taken from the queue while there was no connection.
     held: VecDeque<Queued>,
@@ -235,14 +237,15 @@ impl Writer {
         let mut backoff = Backoff::new();
         let since = Instant::now();
         let connection = loop {
-            let mut attempt = std::pin::pin!(attempt(Arc::clone(&self.connector)));
+            let mut attempt = std::pin::pin!(attempt(Arc::clone(&self.connector), self.fence.clone()));
             let result = loop {
                 tokio::select! {
                     result = &mut attempt => break result,
                     () = time::sleep(EXPIRE_INTERVAL) => self.expire(since),
                 }
             };
-            if let Some(connection) = result {
+            if let Some((connection, fence)) = result {
+                self.fence = fence;
                 break connection;
             }
             self.expire(since);
@@ -282,12 +285,12 @@ impl Writer {
     }
 }
 
-async fn attempt(connector: Arc<Connector>) -> Option<MultiplexedConnection> {
+async fn attempt(connector: Arc<Connector>, mut fence: Option<Fence>) -> Option<(MultiplexedConnection, Option<Fence>)> {
     // A refusal is mended by somebody else: the supervisor tells.
     connector.ready().await.ok()?;
-    let mut connection = connector.connect(CALL_TIMEOUT).await.ok()?;
+    let mut connection = connector.connect_fenced(CALL_TIMEOUT, &mut fence).await.ok()?;
     connector.load_scripts(&mut connection).await.ok()?;
-    Some(connection)
+    Some((connection, fence))
 }
 
 /// The oldest flight's answer.

@@ -71,8 +71,8 @@ async fn serve(redis: &Redis, list: &str, held: &mut Option<MultiplexedConnectio
 /// Runs the script once; answers how many items it took.
 async fn pass_on(redis: &Redis, list: &str) -> Result<usize, String> {
     let keys = redis.connector.keys();
-    let mut command = evalsha(&BRIDGE, 4);
-    command.arg(list).arg(format!("{list}:notify")).arg(keys.php_dead()).arg(keys.all());
+    let mut command = evalsha(&BRIDGE, 5);
+    command.arg(list).arg(format!("{list}:notify")).arg(keys.php_dead()).arg(keys.all()).arg(keys.nodes());
     command.arg(keys.prefix()).arg(ITEMS_MAX).arg(redis.options.php_item_bytes_max).arg(redis.options.dead_max.max(1));
     let answer = redis.connector.call(&command).await.map_err(|error| error.to_string())?;
     let Value::Array(parts) = answer else { return Err(format!("bridge script answered {answer:?}")) };

@@ -26,6 +26,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a call waits for a connection.
+const BLIP: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 const REMIND_INTERVAL: Duration = Duration::from_secs(30);
@@ -37,6 +39,14 @@ enum Status {
     Up,
     Unreachable(String),
     Refused(String),
+}
+
+/// A connection as Redis knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fence {
+    run: String,
+    /// Its number there.
+    pub(super) client: i64,
 }
 
 /// Opens connections, and keeps the one for short calls alive.
@@ -122,6 +132,32 @@ impl Connector {
         self.client.get_multiplexed_async_connection_with_config(&config).await
     }
 
+    /// As [`Self::connect`], and makes sure that nothing more is executed of what was sent on the connection before: a stalled Redis
+    /// would otherwise run it later, after what is sent again.
+    pub(super) async fn connect_fenced(
+        &self,
+        response_timeout: Duration,
+        fence: &mut Option<Fence>,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let mut connection = self.connect(response_timeout).await?;
+        let mut identify = redis::Pipeline::new();
+        identify.cmd("CLIENT").arg("ID");
+        identify.cmd("INFO").arg("server");
+        let answers = connection.send_packed_commands(&identify, 0, 2).await?;
+        let client = answers.first().and_then(integer).unwrap_or(0);
+        let info = answers.get(1).map(text).unwrap_or_default();
+        let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim().to_owned();
+        // Numbers begin anew at a restart: there it would hit somebody else, and nothing is left to be fenced off.
+        if let Some(former) = fence.as_ref().filter(|former| former.run == run && former.client != client) {
+            let killed = connection.send_packed_command(redis::cmd("CLIENT").arg("KILL").arg("ID").arg(former.client)).await?;
+            if let Value::ServerError(error) = killed {
+                tracing::warn!(%error, "former connection could not be closed at Redis; allow CLIENT KILL in its ACL");
+            }
+        }
+        *fence = Some(Fence { run, client });
+        Ok(connection)
+    }
+
     /// Waits until Redis is reachable and fit.
     pub(super) async fn ready(&self) -> Result<(), QueueError> {
         let mut status = self.status.subscribe();
@@ -143,9 +179,20 @@ impl Connector {
         self.broken.notify_one();
     }
 
-    fn calls(&self) -> Result<MultiplexedConnection, QueueError> {
-        let held = self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        held.ok_or_else(|| match &*self.status.borrow() {
+    fn held(&self) -> Option<MultiplexedConnection> {
+        self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn hold(&self, connection: Option<MultiplexedConnection>) {
+        *self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = connection;
+    }
+
+    /// The connection for short calls. A moment without one, as at the start, is waited out.
+    async fn calls(&self) -> Result<MultiplexedConnection, QueueError> {
+        if self.held().is_none() {
+            let _ = time::timeout(BLIP, self.ready()).await;
+        }
+        self.held().ok_or_else(|| match &*self.status.borrow() {
             Status::Refused(reason) => QueueError::Refused(reason.clone()),
             Status::Unreachable(reason) => QueueError::Unreachable(reason.clone()),
             Status::Connecting | Status::Up => QueueError::Unreachable("not connected yet".to_owned()),
@@ -154,7 +201,7 @@ impl Connector {
 
     /// Runs one short command on the shared connection.
     pub(super) async fn call(&self, command: &Cmd) -> Result<Value, QueueError> {
-        let mut connection = self.calls()?;
+        let mut connection = self.calls().await?;
         let mut answer = connection.send_packed_command(command).await;
         if matches!(&answer, Ok(Value::ServerError(error)) if error.code() == "NOSCRIPT") {
             self.load_scripts(&mut connection).await.map_err(|error| self.failed(&error))?;
@@ -169,7 +216,7 @@ impl Connector {
 
     /// Runs several short commands in one round trip; answers may be server errors.
     pub(super) async fn call_many(&self, pipeline: &redis::Pipeline) -> Result<Vec<Value>, QueueError> {
-        let mut connection = self.calls()?;
+        let mut connection = self.calls().await?;
         connection.send_packed_commands(pipeline, 0, pipeline.len()).await.map_err(|error| self.failed(&error))
     }
 
@@ -195,12 +242,12 @@ impl Connector {
         while !self.stop.is_cancelled() {
             let status = match self.establish().await {
                 Ok(connection) => {
-                    *self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(connection.clone());
+                    self.hold(Some(connection.clone()));
                     tracing::info!(partitions = self.partitions(), "queue is up");
                     self.publish(Status::Up);
                     (backoff, told) = (Backoff::new(), None);
                     let reason = self.watch(connection).await;
-                    *self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+                    self.hold(None);
                     Status::Unreachable(reason)
                 }
                 Err(QueueError::Refused(reason)) => Status::Refused(reason),

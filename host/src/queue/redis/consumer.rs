@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use redis::Value;
 use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, Value};
 use tokio::sync::Mutex;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::Redis;
 use super::batch::{Done, Write};
-use super::connect::{BLOCK, BLOCKING_TIMEOUT, integer, server_error, text};
+use super::connect::{BLOCK, BLOCKING_TIMEOUT, Fence, server_error, text};
 use super::holdings::{Holdings, Recovery};
 use super::inbox::{later_command, later_member};
 use super::keys::GROUP;
 use super::lease::Lease;
-use super::scripts::{DEAD, evalsha};
+use super::scripts::{DEAD, GROUPS, evalsha};
 use crate::queue::{Consumer, QueueError, Receipt, Taken, Verdict};
 use crate::wire::ids::NodeId;
 use crate::wire::job::{JOB_FIELDS, Job};
@@ -42,6 +42,7 @@ pub(super) struct RedisConsumer {
 #[derive(Default)]
 struct Reader {
     connection: Option<MultiplexedConnection>,
+    fence: Option<Fence>,
     surplus: VecDeque<Taken>,
     /// Partitions that answered the last read.
     active: usize,
@@ -73,9 +74,9 @@ impl RedisConsumer {
             return Ok(connection.clone());
         }
         let unreachable = |error: redis::RedisError| QueueError::Unreachable(error.to_string());
-        let mut connection = self.redis.connector.connect(BLOCKING_TIMEOUT).await.map_err(unreachable)?;
-        let id = connection.send_packed_command(redis::cmd("CLIENT").arg("ID")).await.map_err(unreachable)?;
-        self.lease.reader.store(integer(&id).unwrap_or(0), Ordering::Relaxed);
+        // Fenced: an abandoned read that ran late would take jobs that nobody then sees.
+        let connection = self.redis.connector.connect_fenced(BLOCKING_TIMEOUT, &mut reader.fence).await.map_err(unreachable)?;
+        self.lease.reader.store(reader.fence.as_ref().map_or(0, |fence| fence.client), Ordering::Relaxed);
         reader.connection = Some(connection.clone());
         Ok(connection)
     }
@@ -84,7 +85,7 @@ impl RedisConsumer {
         let mut connection = self.connect(reader).await?;
         let plan = self.holdings.plan();
         if !plan.recover.is_empty() {
-            self.create_groups(&mut connection, &plan.recover).await?;
+            self.create_groups(&plan.recover).await?;
             for (partition, recovery) in plan.recover {
                 self.recover(&mut connection, partition, recovery, &mut reader.surplus).await?;
                 self.holdings.recovered(partition);
@@ -128,21 +129,12 @@ impl RedisConsumer {
         Ok(())
     }
 
-    async fn create_groups(&self, connection: &mut MultiplexedConnection, partitions: &[(u32, Recovery)]) -> Result<(), QueueError> {
-        let mut pipeline = Pipeline::new();
+    async fn create_groups(&self, partitions: &[(u32, Recovery)]) -> Result<(), QueueError> {
+        let mut command = evalsha(&GROUPS, partitions.len());
         for (partition, _) in partitions {
-            let key = self.redis.connector.keys().incoming(*partition);
-            // From 0, not from the end: jobs may have come before the first worker.
-            pipeline.cmd("XGROUP").arg("CREATE").arg(key).arg(GROUP).arg("0").arg("MKSTREAM");
+            command.arg(self.redis.connector.keys().incoming(*partition));
         }
-        let answers = connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
-        for answer in answers.map_err(|error| QueueError::Unreachable(error.to_string()))? {
-            match answer {
-                Value::ServerError(error) if error.code() != "BUSYGROUP" => return Err(server_error(&error)),
-                _ => {}
-            }
-        }
-        Ok(())
+        self.redis.connector.call(command.arg(GROUP)).await.map(drop)
     }
 
     /// Claims everything that is pending in a partition, whoever's it was.

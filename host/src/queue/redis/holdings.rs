@@ -90,8 +90,9 @@ impl Holdings {
         }
         let mut keep = quota;
         let mut order: Vec<u32> = state.owned.keys().copied().collect();
-        // Scattered, and blind to what is in hand: keeping the busy ones would keep all the work here.
-        order.sort_by_key(|partition| partition.wrapping_mul(SCATTER));
+        // Those on their way out stay on it, or nothing would ever get there. The rest is scattered, and blind to what is in hand:
+        // keeping the busy ones would keep all the work here.
+        order.sort_by_key(|partition| (state.owned.get(partition).map(|owned| owned.releasing), partition.wrapping_mul(SCATTER)));
         for partition in order {
             if let Some(owned) = state.owned.get_mut(&partition) {
                 let releasing = keep == 0;

@@ -27,6 +27,7 @@ scripts! {
     LEASE = "lease",
     LATER = "later",
     DEAD = "dead",
+    GROUPS = "groups",
     PROMOTE = "promote",
     ROUTE = "route",
     NODE = "node",

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Takes items off a PHP list and hands each, as it is, to the nodes it is for. One step: the list's order is kept whoever runs it.
--- KEYS: list, its notify list, dead (list), all (stream)
+-- For everybody: as in route.lua, straight to the nodes while they are few.
+-- KEYS: list, its notify list, dead (list), all (stream), nodes (zset)
 -- ARGV: prefix "ps:{app:", most items, longest item in bytes, most dead items kept
 -- Returns: {items taken, items set aside, reason of the last of those}
 local prefix = ARGV[1]
@@ -9,6 +10,7 @@ if not items then return {0, 0, ''} end
 redis.call('DEL', KEYS[2])
 local time = redis.call('TIME')
 local oldest = string.format('%.0f', math.max(0, time[1] * 1000 - 60000))
+local live = redis.call('ZRANGEBYSCORE', KEYS[5], time[1] * 1000 + math.floor(time[2] / 1000), '+inf')
 local set_aside, last_reason = 0, ''
 
 local function encoded(id)
@@ -34,11 +36,12 @@ local function route(item)
   local to = message.to
   if type(to) ~= 'table' then return 'item is addressed to nobody' end
   local connection, user, group = text(to.connection_id), text(to.user_id), text(to.group)
-  if truthy(to.broadcast) then
+  local everybody = truthy(to.broadcast)
+  if everybody and #live > 32 then
     redis.call('XADD', KEYS[4], 'MINID', '~', oldest, '*', 'p', item)
     return nil
   end
-  if not connection and not user and not group then return 'item is addressed to nobody' end
+  if not everybody and not connection and not user and not group then return 'item is addressed to nobody' end
 
   local seen = {}
   local function hand(node, set)
@@ -53,6 +56,10 @@ local function route(item)
   end
   local function hand_all(set)
     for _, node in ipairs(redis.call('SMEMBERS', set)) do hand(node, set) end
+  end
+  if everybody then
+    for _, node in ipairs(live) do hand(node) end
+    return nil
   end
   if connection then
     local session = redis.call('GET', prefix .. 'a:' .. encoded(connection) .. '}')

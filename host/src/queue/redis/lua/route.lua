@@ -1,5 +1,7 @@
 #!lua flags=allow-oom
 -- Sends one delivery to every node that holds one of its addresses, each node once.
+-- For everybody: straight to the nodes while they are few. Ids of two streams don't tell the order within a millisecond, so only this
+-- keeps it; with many nodes the one stream for all is worth more.
 -- KEYS: all (stream), nodes (zset), then route sets of users and groups, then aliases
 -- ARGV: prefix "ps:{app:", header, data, key of the group route to add ("" = none), "all" or "", how many of the keys are sets, then session ids
 -- Returns: how many streams got it
@@ -22,15 +24,18 @@ local function add_session(session)
   if node then add(node) end
 end
 
-if ARGV[5] == 'all' and join == '' then
+local live = {}
+if ARGV[5] == 'all' then
+  local now = redis.call('TIME')
+  live = redis.call('ZRANGEBYSCORE', KEYS[2], now[1] * 1000 + math.floor(now[2] / 1000), '+inf')
+end
+if #live > 32 and join == '' then
   local time = redis.call('TIME')
   local oldest = math.max(0, time[1] * 1000 - 60000)
   redis.call('XADD', KEYS[1], 'MINID', '~', string.format('%.0f', oldest), '*', 'h', header, 'd', data)
   return 1
 end
-if ARGV[5] == 'all' then
-  for _, node in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do add(node) end
-end
+for _, node in ipairs(live) do add(node) end
 for k = 3, 2 + sets do
   for _, node in ipairs(redis.call('SMEMBERS', KEYS[k])) do add(node, KEYS[k]) end
 end
