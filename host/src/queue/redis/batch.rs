@@ -7,7 +7,7 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::connect::{is_passing, server_error};
+use super::answers::{is_passing, server_error};
 use super::keys::{GROUP, Keys};
 use crate::queue::{OnStored, QueueError, Stored};
 use crate::wire::ids::NodeId;
