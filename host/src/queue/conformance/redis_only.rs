@@ -231,12 +231,18 @@ fn a_full_redis_refuses_jobs_and_still_drains() {
         let backend = Backend::on(Arc::clone(&server), options());
         let consumer = backend.consumer().await;
         let session = session(&NodeId::random().unwrap());
+        let mut feed = patiently(backend.queue.presence.open(&session.node())).await.unwrap();
         for sequence in 1..=3 {
             backend.offer(job(&session, sequence)).await;
         }
         backend.command::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1"));
         let Stored::No(reason) = backend.offer(job(&session, 4)).await else { panic!("stored") };
         assert!(reason.contains("OOM"), "{reason}");
+        let to = Address::Session(session.clone());
+        for action in ["1", "2", "3", "end"] {
+            backend.queue.outbox.send(Delivery::message(to.clone(), action, Json::NULL)).await.unwrap();
+        }
+        assert_eq!(until(&mut feed, "end").await.len(), 3, "what lets it drain still arrives");
         let mut taken = take(&consumer, 3).await.into_iter();
         let (one, two, three) = (taken.next().unwrap(), taken.next().unwrap(), taken.next().unwrap());
         consumer.settle(one.receipt, Verdict::Done).await.unwrap();

@@ -7,8 +7,9 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::connect::{is_passing, server_error};
+use super::answers::{is_passing, server_error};
 use super::keys::{GROUP, Keys};
+use super::scripts::{DELIVER, evalsha};
 use crate::queue::{OnStored, QueueError, Stored};
 use crate::wire::ids::NodeId;
 
@@ -16,6 +17,9 @@ use crate::wire::ids::NodeId;
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Deliveries to one node share a stream entry up to this size; a larger one goes alone.
 const PACK_BYTES_MAX: usize = 16 << 10;
+
+/// Name of a delivery's write.
+pub(super) const DELIVERY: &str = "delivery";
 
 /// Told when the settlement of an entry is stored.
 pub(super) trait Settlements: Send + Sync {
@@ -64,7 +68,7 @@ impl Done {
                 metrics::counter!("plugsocket_queue_writes_refused_total", "what" => what).increment(1);
                 tracing::error!(what, %error, "queue refused a write");
             }
-            (Self::Nobody("delivery"), Outcome::Answer(Value::Nil)) => {
+            (Self::Nobody(DELIVERY), Outcome::Answer(Value::Nil)) => {
                 metrics::counter!("plugsocket_deliveries_undeliverable_total").increment(1);
             }
             (Self::Nobody(_), _) => {}
@@ -141,6 +145,10 @@ pub(super) struct Batch {
 pub(super) struct Again {
     pub(super) batch: Batch,
     pub(super) reason: String,
+    /// Redis is full, and took no deliveries the ordinary way.
+    pub(super) full: bool,
+    /// The connection does not serve.
+    pub(super) reconnect: bool,
 }
 
 impl Batch {
@@ -149,12 +157,20 @@ impl Batch {
         let mut pipeline = Pipeline::new();
         let mut again = Vec::new();
         let mut reason = String::new();
+        let (mut full, mut reconnect) = (false, false);
         for (index, (slot, answer)) in self.slots.into_iter().zip(answers).enumerate() {
             match answer {
                 Value::ServerError(error) if error.code() == "NOSCRIPT" || is_passing(&error) => {
-                    reason = error.to_string();
+                    (reason, reconnect) = (error.to_string(), true);
                     if let Some(command) = self.pipeline.cmd_iter().nth(index) {
                         pipeline.add_command(command.clone());
+                        again.push(slot);
+                    }
+                }
+                Value::ServerError(error) if error.code() == "OOM" && matches!(slot, Slot::One(Done::Nobody(DELIVERY))) => {
+                    full = true;
+                    if let Some(command) = self.pipeline.cmd_iter().nth(index).and_then(deliver) {
+                        pipeline.add_command(command);
                         again.push(slot);
                     }
                 }
@@ -168,7 +184,7 @@ impl Batch {
         } else {
             self.marks
         };
-        Again { batch: Self { pipeline: Arc::new(pipeline), slots: again, marks, sent: self.sent }, reason }
+        Again { batch: Self { pipeline: Arc::new(pipeline), slots: again, marks, sent: self.sent }, reason, full, reconnect }
     }
 
     /// Tells those who wait that the outcome is unknown; the rest stays to be sent.
@@ -215,11 +231,13 @@ pub(super) struct Encoder<'keys> {
     packs: Vec<Pack>,
     acks: Vec<Acks>,
     bytes: usize,
+    full: bool,
 }
 
 impl<'keys> Encoder<'keys> {
-    pub(super) fn new(keys: &'keys Keys) -> Self {
-        Self { keys, pipeline: Pipeline::new(), slots: Vec::new(), marks: Vec::new(), packs: Vec::new(), acks: Vec::new(), bytes: 0 }
+    /// `full`: deliveries go by a script that a full Redis runs as well.
+    pub(super) fn new(keys: &'keys Keys, full: bool) -> Self {
+        Self { keys, pipeline: Pipeline::new(), slots: Vec::new(), marks: Vec::new(), packs: Vec::new(), acks: Vec::new(), bytes: 0, full }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -261,8 +279,8 @@ impl<'keys> Encoder<'keys> {
                 self.packs[index].bytes += bytes;
                 return;
             }
-            let full = self.packs.swap_remove(index);
-            self.add(full.command, Slot::One(Done::Nobody("delivery")));
+            let pack = self.packs.swap_remove(index);
+            self.close_pack(pack);
         }
         let mut command = redis::cmd("XADD");
         command.arg(self.keys.outgoing(&node)).arg("NOMKSTREAM").arg("*").arg("h").arg(&header[..]).arg("d").arg(&data[..]);
@@ -271,8 +289,13 @@ impl<'keys> Encoder<'keys> {
 
     fn close_packs(&mut self) {
         for pack in std::mem::take(&mut self.packs) {
-            self.add(pack.command, Slot::One(Done::Nobody("delivery")));
+            self.close_pack(pack);
         }
+    }
+
+    fn close_pack(&mut self, pack: Pack) {
+        let command = if self.full { deliver(&pack.command) } else { None };
+        self.add(command.unwrap_or(pack.command), Slot::One(Done::Nobody(DELIVERY)));
     }
 
     pub(super) fn finish(mut self) -> Batch {
@@ -289,6 +312,24 @@ impl<'keys> Encoder<'keys> {
         }
         Batch { pipeline: Arc::new(self.pipeline), slots: self.slots, marks: self.marks, sent: None }
     }
+}
+
+/// The script for a delivery's XADD; `None` for a command that is none.
+fn deliver(command: &Cmd) -> Option<Cmd> {
+    let mut arguments = command.args_iter().filter_map(|argument| match argument {
+        redis::Arg::Simple(bytes) => Some(bytes),
+        _ => None,
+    });
+    if arguments.next()? != b"XADD" {
+        return None;
+    }
+    let mut script = evalsha(&DELIVER, 1);
+    script.arg(arguments.next()?);
+    // NOMKSTREAM and the id are the script's own.
+    for argument in arguments.skip(2) {
+        script.arg(argument);
+    }
+    Some(script)
 }
 
 fn arg_len(argument: &redis::Arg<&[u8]>) -> usize {

@@ -21,6 +21,8 @@ const BATCH_WRITES_MAX: usize = 512;
 const FLIGHTS_MAX: usize = 2;
 /// After so long without a connection, offers are refused at once.
 const REFUSE_AFTER: Duration = Duration::from_secs(1);
+/// After a refusal for want of memory, deliveries go by script for so long.
+const FULL_FOR: Duration = Duration::from_secs(5);
 const EXPIRE_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the writer goes on after the stop, for what still waits.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -62,6 +64,7 @@ impl Batcher {
             held: VecDeque::new(),
             items_max: items_max.max(1),
             incoming: Vec::with_capacity(BATCH_WRITES_MAX),
+            full_until: None,
         };
         (Self { queue: sender, accepting, confirm_timeout }, writer)
     }
@@ -134,6 +137,7 @@ pub(super) struct Writer {
     held: VecDeque<Queued>,
     items_max: usize,
     incoming: Vec<Queued>,
+    full_until: Option<Instant>,
 }
 
 impl Writer {
@@ -167,8 +171,10 @@ impl Writer {
                 _ = self.queue.recv_many(&mut self.incoming, BATCH_WRITES_MAX), if may_take => None,
             };
             self.held.extend(self.incoming.drain(..));
-            if let Some(reply) = reply {
-                self.settle(reply);
+            if let Some(reply) = reply
+                && self.settle(reply)
+            {
+                self.launch(0).await;
             }
         }
     }
@@ -176,7 +182,8 @@ impl Writer {
     /// Makes pipelines of what is held, while there may be another one in flight.
     async fn dispatch(&mut self) {
         while self.flights.len() < FLIGHTS_MAX && !self.held.is_empty() && self.connection.is_some() {
-            let mut encoder = Encoder::new(self.connector.keys());
+            let full = self.full_until.is_some_and(|until| until > Instant::now());
+            let mut encoder = Encoder::new(self.connector.keys(), full);
             let mut writes = 0;
             while writes < BATCH_WRITES_MAX && !encoder.is_full() {
                 let Some((write, _)) = self.held.pop_front() else { break };
@@ -206,19 +213,30 @@ impl Writer {
         };
     }
 
-    /// Gives out the answers of the oldest flight.
-    fn settle(&mut self, reply: Reply) {
+    /// Gives out the answers of the oldest flight. True when some of it is to be sent again on the same connection.
+    fn settle(&mut self, reply: Reply) -> bool {
         match reply {
             Ok(answers) => {
-                let Some(flight) = self.flights.pop_front() else { return };
+                let Some(flight) = self.flights.pop_front() else { return false };
                 let again = flight.batch.settle(answers);
-                if !again.batch.slots.is_empty() {
-                    self.flights.push_front(Flight { batch: again.batch, state: FlightState::Grounded });
+                if again.full {
+                    self.full_until = Some(Instant::now() + FULL_FOR);
+                    metrics::counter!("plugsocket_queue_full_total").increment(1);
+                }
+                if again.batch.slots.is_empty() {
+                    return false;
+                }
+                self.flights.push_front(Flight { batch: again.batch, state: FlightState::Grounded });
+                if again.reconnect {
                     // Everything behind it is sent again too: order comes before economy in this rare case.
                     self.disconnect(&again.reason);
                 }
+                !again.reconnect
             }
-            Err(error) => self.disconnect(&error.to_string()),
+            Err(error) => {
+                self.disconnect(&error.to_string());
+                false
+            }
         }
     }
 

@@ -9,7 +9,8 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Redis;
-use super::connect::{BLOCK, BLOCKING_TIMEOUT, Backoff, integer, text};
+use super::answers::{integer, text};
+use super::connect::{BLOCK, BLOCKING_TIMEOUT, Backoff};
 use super::scripts::{BRIDGE, evalsha};
 
 /// Items per script run: each is decoded while Redis does nothing else.

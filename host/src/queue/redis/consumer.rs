@@ -13,8 +13,9 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::Redis;
+use super::answers::{server_error, text};
 use super::batch::{Done, Write};
-use super::connect::{BLOCK, BLOCKING_TIMEOUT, Fence, server_error, text};
+use super::connect::{BLOCK, BLOCKING_TIMEOUT, Fence};
 use super::holdings::{Holdings, Recovery};
 use super::inbox::{later_command, later_member};
 use super::keys::GROUP;

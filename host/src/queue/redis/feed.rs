@@ -12,8 +12,9 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::Redis;
+use super::answers::text;
 use super::bridge;
-use super::connect::{BLOCK, BLOCKING_TIMEOUT, Backoff, text};
+use super::connect::{BLOCK, BLOCKING_TIMEOUT, Backoff};
 use super::lease::RENEWALS_PER_LEASE;
 use crate::queue::{NodeFeed, QueueError};
 use crate::wire::delivery::Delivery;

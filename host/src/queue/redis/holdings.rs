@@ -216,3 +216,59 @@ impl Settlements for Holdings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::ids::NodeId;
+
+    #[test]
+    fn over_its_share_a_worker_lets_go_when_jobs_are_settled() {
+        let holdings = Holdings::new(Duration::from_secs(60));
+        assert!(holdings.renewed(Instant::now(), 2, &[(0, 1), (1, 2)]));
+        assert_eq!(holdings.plan().recover, [(0, Recovery::TakeOver), (1, Recovery::TakeOver)]);
+        let session = SessionId::random(&NodeId::random().unwrap()).unwrap();
+        for partition in [0, 1] {
+            holdings.recovered(partition);
+            assert!(holdings.take(partition, "1-0", &session, u64::from(partition) + 1));
+        }
+        holdings.read_ended(false);
+        assert!(holdings.renewed(Instant::now(), 1, &[(0, 1), (1, 2)]));
+        assert_eq!(holdings.plan().read, [0], "the other is no longer read");
+        assert!(holdings.release().is_empty(), "but its job is still in hand");
+        assert!(holdings.may_start(1, "1-0"));
+        holdings.settled(1, "1-0");
+        assert_eq!(holdings.release(), [1]);
+    }
+
+    #[test]
+    fn a_lost_partition_starts_nothing() {
+        let holdings = Holdings::new(Duration::from_secs(60));
+        holdings.renewed(Instant::now(), 1, &[(0, 1)]);
+        let session = SessionId::random(&NodeId::random().unwrap()).unwrap();
+        holdings.take(0, "1-0", &session, 1);
+        assert!(holdings.may_start(0, "1-0"));
+        holdings.renewed(Instant::now(), 1, &[(0, 2)]);
+        assert!(!holdings.may_start(0, "1-0"), "another worker had it in between");
+    }
+
+    #[test]
+    fn an_old_renewal_starts_and_reads_nothing() {
+        let holdings = Holdings::new(Duration::ZERO);
+        holdings.renewed(Instant::now(), 1, &[(0, 1)]);
+        let session = SessionId::random(&NodeId::random().unwrap()).unwrap();
+        holdings.take(0, "1-0", &session, 1);
+        assert!(!holdings.may_start(0, "1-0"));
+        assert!(holdings.plan().recover.is_empty());
+    }
+
+    #[test]
+    fn a_failed_read_is_recovered() {
+        let holdings = Holdings::new(Duration::from_secs(60));
+        holdings.renewed(Instant::now(), 1, &[(0, 1)]);
+        holdings.plan();
+        holdings.recovered(0);
+        holdings.read_ended(true);
+        assert_eq!(holdings.plan().recover, [(0, Recovery::Own)]);
+    }
+}

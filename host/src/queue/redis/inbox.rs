@@ -9,8 +9,9 @@ use redis::Cmd;
 use tokio::time;
 
 use super::Redis;
+use super::answers::integer;
 use super::batch::{Done, Write};
-use super::connect::{Backoff, integer};
+use super::connect::Backoff;
 use super::consumer::RedisConsumer;
 use super::keys::GROUP;
 use super::scripts::{LATER, evalsha};

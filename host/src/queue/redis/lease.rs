@@ -8,7 +8,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Redis;
-use super::connect::integer;
+use super::answers::integer;
 use super::holdings::Holdings;
 use super::scripts::{LEASE, PROMOTE, evalsha};
 use crate::queue::QueueError;

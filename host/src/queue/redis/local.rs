@@ -107,3 +107,33 @@ impl LocalNodes {
         self.lock().remove(node).map(|node| node.needed.into_keys().chain(node.idle.into_keys()).collect()).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(session: &SessionId, groups: &[&str]) -> Entry {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        Entry { session: session.clone(), connection_id: "c".to_owned(), user_id: None, groups }
+    }
+
+    #[test]
+    fn a_route_is_idle_only_when_no_connection_needs_it() {
+        let node = NodeId::random().unwrap();
+        let (one, two) = (SessionId::random(&node).unwrap(), SessionId::random(&node).unwrap());
+        let nodes = LocalNodes::default();
+        nodes.open(&node);
+        nodes.enter(&entry(&one, &["g", "h"]));
+        nodes.enter(&entry(&two, &["g"]));
+        nodes.enter(&entry(&one, &["h"]));
+        nodes.leave(&one);
+        let idle = |nodes: &LocalNodes| nodes.lock()[&node].idle.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(idle(&nodes), [Route::Group("h".to_owned())]);
+        assert!(nodes.take_idle(&node).is_empty(), "not for long enough");
+        nodes.enter(&entry(&one, &["h"]));
+        assert!(idle(&nodes).is_empty(), "needed again");
+        let mut left = nodes.close(&node);
+        left.sort_by_key(|route| format!("{route:?}"));
+        assert_eq!(left, [Route::Group("g".to_owned()), Route::Group("h".to_owned())]);
+    }
+}

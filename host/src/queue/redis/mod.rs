@@ -1,5 +1,6 @@
 //! The queue in Redis: streams with leased partitions in, one stream per node out.
 
+mod answers;
 mod batch;
 mod batcher;
 mod bridge;

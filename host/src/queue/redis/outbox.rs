@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use redis::Cmd;
 
 use super::Redis;
-use super::batch::{Done, Write};
+use super::batch::{DELIVERY, Done, Write};
 use super::scripts::{ROUTE, evalsha};
 use crate::queue::{Outbox, QueueError};
 use crate::wire::delivery::{Address, Body, Delivery};
@@ -74,7 +74,7 @@ impl Outbox for Redis {
             return self.batcher.send(Write::Node { node, header, data }).await;
         }
         let command = self.route(&delivery, &found);
-        self.batcher.send(Write::Command { command, done: Done::Nobody("delivery") }).await
+        self.batcher.send(Write::Command { command, done: Done::Nobody(DELIVERY) }).await
     }
 
     async fn flush(&self) -> Result<(), QueueError> {

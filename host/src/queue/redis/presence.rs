@@ -8,7 +8,8 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time;
 
 use super::Redis;
-use super::connect::{Backoff, text};
+use super::answers::text;
+use super::connect::Backoff;
 use super::feed::RedisFeed;
 use super::local::{Route, routes};
 use super::scripts::{ENTER, LEAVE, NODE, UNROUTE, WITHDRAW, evalsha};

@@ -27,6 +27,7 @@ scripts! {
     LEASE = "lease",
     LATER = "later",
     DEAD = "dead",
+    DELIVER = "deliver",
     GROUPS = "groups",
     PROMOTE = "promote",
     ROUTE = "route",

@@ -7,7 +7,7 @@ use plugsocket_plugin::call::{StoreAnswer, StoreRequest};
 use redis::{Cmd, Value};
 
 use super::Redis;
-use super::connect::text;
+use super::answers::text;
 use super::scripts::{STORE_ADD, STORE_PUSH, STORE_SET, evalsha};
 use crate::queue::{QueueError, Store, check_store_request, store_ttl};
 
