@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::harness::browser::{Browser, Tab};
+use crate::harness::client::Client;
 use crate::harness::config::Config;
+use crate::harness::eventually;
 use crate::harness::plugin;
 use crate::harness::process::Process;
 
@@ -49,6 +53,8 @@ async fn two_tabs_chat() {
     wait_for(&ada, "meanwhile").await;
 
     plugin::install(&plugin::chat_tagged("two"), &config.plugins_dir(), "chat");
+    let mut client = Client::enter(&dev.ws_url(), "watcher").await;
+    eventually("the new build", PATIENCE, async || client.request("echo", json!(1)).await["version"] == "two").await;
     ada.wait_until(
         "document.querySelector('#report-progress').hidden || document.querySelector('#report-progress').value >= 100",
         PATIENCE,
