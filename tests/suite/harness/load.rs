@@ -165,8 +165,9 @@ async fn connection(plan: Plan, index: usize, watch: Arc<Watch>) -> Report {
             biased;
             frame = socket.next() => match frame {
                 Some(Ok(Message::Text(text))) => {
-                    last_answer = tokio::time::Instant::now();
-                    tally.receive(&serde_json::from_str(&text).unwrap());
+                    if tally.receive(&serde_json::from_str(&text).unwrap()) {
+                        last_answer = tokio::time::Instant::now();
+                    }
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 other => {
@@ -200,16 +201,17 @@ struct Tally {
 }
 
 impl Tally {
-    fn receive(&mut self, frame: &Value) {
+    /// Whether it was an answer: what comes unasked, such as heartbeats, must not keep the wait alive.
+    fn receive(&mut self, frame: &Value) -> bool {
         let Some(number) = frame["id"].as_u64() else {
             if frame["action"] == "chat_text" && !self.ran.insert(frame["data"]["message_id"].as_str().unwrap().to_owned()) {
                 self.report.ran_twice += 1;
             }
-            return;
+            return false;
         };
         let Some(place) = self.pending.iter().position(|(pending, _)| *pending == number) else {
             self.report.answered_twice += 1;
-            return;
+            return true;
         };
         if place > 0 {
             self.report.out_of_order += 1;
@@ -226,5 +228,6 @@ impl Tally {
                 expected.1 = Some(Instant::now());
             }
         }
+        true
     }
 }
