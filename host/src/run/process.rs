@@ -64,18 +64,24 @@ impl Process {
         Ok(process)
     }
 
-    /// Starts the ops listener at `address`, when there is one; answers where it listens.
-    pub async fn serve_ops(
+    /// Binds an ops listener's address, when there is one. `key` is where the address comes from.
+    pub async fn bind_ops(address: Option<SocketAddr>, key: &str) -> anyhow::Result<Option<TcpListener>> {
+        let Some(address) = address else { return Ok(None) };
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("can't listen on {address} for health, metrics and pages; choose another address with --set {key}=127.0.0.1:9001")
+        })?;
+        Ok(Some(listener))
+    }
+
+    /// Starts the ops listener; answers where it listens.
+    pub fn serve_ops(
         &self,
-        address: Option<SocketAddr>,
+        listener: Option<TcpListener>,
         queue: &Queue,
         readiness: Readiness,
         pages: Vec<Page>,
     ) -> anyhow::Result<Option<SocketAddr>> {
-        let Some(address) = address else { return Ok(None) };
-        let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("the ops listener can't use {address}; choose another with --set ops.listen=… (worker: ops.worker_listen)")
-        })?;
+        let Some(listener) = listener else { return Ok(None) };
         let bound = listener.local_addr()?;
         let settings = self.settings.load();
         let ops = Ops {
@@ -84,7 +90,7 @@ impl Process {
             metrics: self.metrics.clone(),
             token: settings.ops.token.clone(),
             body_bytes_max: usize::try_from(settings.ops.body_max.as_u64()).unwrap_or(usize::MAX),
-            action_bytes_max: settings.limits.action_bytes_max,
+            settings: Arc::clone(&self.settings),
             pages,
         };
         let end = self.end.clone();

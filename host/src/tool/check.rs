@@ -82,7 +82,7 @@ struct Subject {
 fn subjects(settings: &Settings, libraries: Vec<PathBuf>) -> Vec<Subject> {
     let by_path = |path: PathBuf| {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        Subject { name: stem.trim_start_matches("lib").to_owned(), role: Role::Actions, path: Ok(path) }
+        Subject { name: stem.strip_prefix("lib").unwrap_or(&stem).to_owned(), role: Role::Actions, path: Ok(path) }
     };
     if !libraries.is_empty() {
         return libraries.into_iter().map(by_path).collect();
