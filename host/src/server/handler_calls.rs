@@ -1,7 +1,7 @@
 //! All calls of the handler for sessions: one after another per session, a bounded number at once, off the sockets' tasks.
 
+use std::sync::atomic::{AtomicBool, Ordering::AcqRel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use plugsocket_plugin::call::{ConnectCall, IdentityWire, RefusalWire};
 use tokio::sync::oneshot;
@@ -32,10 +32,21 @@ pub(crate) enum Work {
 pub(crate) struct Connect {
     /// The handler's input.
     pub call: Box<ConnectCall>,
-    /// When it was asked for.
-    pub since: Instant,
+    /// Taken when the handler is asked, or when nobody waits for that any more; whoever comes second does nothing.
+    pub claim: Claim,
     /// Where the decision goes; when nobody waits any more, a granted registration ends at once.
     pub answer: oneshot::Sender<Admission>,
+}
+
+/// Taken once.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    /// Whether this is the first to take it.
+    pub fn take(&self) -> bool {
+        !self.0.swap(true, AcqRel)
+    }
 }
 
 /// How a registration was decided.
@@ -133,6 +144,11 @@ impl HandlerCalls {
         }
         self.push(node, session, Work::Fallback(fallback));
         Ok(())
+    }
+
+    /// Runs what follows a session's end beside the calls: when the queue is slow to be told, the handler's other calls go on.
+    pub fn run_beside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runners.spawn(work);
     }
 
     /// Resolves when all work is done. Call it when nothing is pushed any more.
