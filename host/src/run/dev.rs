@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use clap::Args;
 
-use super::process::{Process, announce, open_redis, server_readiness};
+use super::process::{Process, announce, open_redis, plugin_reasons, server_readiness};
 use crate::config::{Common, Override};
 use crate::ops::http::Page;
 use crate::plugin::Plugins;
@@ -62,6 +62,13 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     announce("worker ready");
     if let Some(ops) = ops {
         announce(&format!("ops on http://{ops}/"));
+    }
+    announce(&format!("plugins from {}: a new build takes over while this runs", settings.plugins_dir.display()));
+    announce(&format!("config from {}: actions, plugins, limits and log level apply when it is saved", args.common.config.display()));
+    for reason in plugin_reasons(&registry) {
+        announce(&format!("not ready: {reason}"));
+    }
+    if let Some(ops) = ops {
         announce(&format!("open http://{ops}/"));
     }
     let drained = server.run(process.stop.clone()).await;

@@ -202,7 +202,7 @@ pub(super) fn worker_readiness(registry: &Arc<Registry>, queue: &Queue) -> Readi
     Arc::new(move || plugin_reasons(&registry).into_iter().chain(queue_reason(&queue)).collect())
 }
 
-fn plugin_reasons(registry: &Registry) -> Vec<String> {
+pub(super) fn plugin_reasons(registry: &Registry) -> Vec<String> {
     let statuses = registry.snapshot();
     let down = statuses.iter().filter(|status| status.version.is_none());
     down.map(|status| match &status.last_rejection {
