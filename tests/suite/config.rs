@@ -88,7 +88,10 @@ fn check_tells_what_would_be_refused() {
     plugin::install(&plugin::chat(), &config.plugins_dir(), "chat");
     let mut good = Process::tool(&["check", "--config", config.path()]);
     assert!(good.wait_exit(START_PATIENCE).success(), "{:?}", good.lines());
-    says(&good, "chat_text");
+    says(&good, "ok: chat 0.1.0, handler, actions: chat_text");
+    let mut wanting = Process::tool(&["check", "--config", config.path(), "--set", "actions.dance=chat"]);
+    assert_eq!(wanting.wait_exit(START_PATIENCE).code(), Some(1));
+    says(&wanting, "[actions] wants dance of it");
     plugin::install_bytes(&plugin::broken(plugin::Broken::Text), &config.plugins_dir(), "chat");
     let mut bad = Process::tool(&["check", "--config", config.path()]);
     assert_eq!(bad.wait_exit(START_PATIENCE).code(), Some(1));

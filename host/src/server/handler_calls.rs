@@ -16,7 +16,7 @@ use crate::wire::envelope::ClientId;
 use crate::wire::ids::SessionId;
 use crate::wire::json::Json;
 
-/// What the handler is asked, or the queue told, in the order of the session.
+/// What the handler is asked, in the order of the session.
 pub(crate) enum Work {
     /// May it register?
     Connect(Connect),
@@ -24,8 +24,6 @@ pub(crate) enum Work {
     Fallback(Box<Fallback>),
     /// It has ended.
     Disconnect(Box<Disconnect>),
-    /// Its groups changed.
-    Regroup,
 }
 
 /// A registration to decide.
@@ -146,7 +144,7 @@ impl HandlerCalls {
         Ok(())
     }
 
-    /// Runs what follows a session's end beside the calls: when the queue is slow to be told, the handler's other calls go on.
+    /// Runs what the queue is told of a session beside the calls: when the queue is slow to hear it, the handler's calls go on.
     pub fn run_beside(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.runners.spawn(work);
     }
@@ -186,7 +184,6 @@ async fn run(node: Arc<Node>, key: SessionId, item: Item) {
             Work::Connect(connect) => handler_work::connect(&node, &session, connect).await,
             Work::Fallback(fallback) => handler_work::fallback(&node, &session, &fallback).await,
             Work::Disconnect(disconnect) => handler_work::disconnect(&node, &session, *disconnect).await,
-            Work::Regroup => super::announce::regroup(&node, &session).await,
         }
         next = node.calls.advance(&key);
     }
