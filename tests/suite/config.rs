@@ -39,10 +39,47 @@ fn the_memory_queue_is_for_dev_only() {
 #[test]
 fn an_address_that_is_taken_is_said() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let config = Config::chat("memory").with("server.listen", taken.local_addr().unwrap().to_string());
-    let mut process = Process::dev(&config);
-    assert_eq!(process.wait_exit(START_PATIENCE).code(), Some(1));
-    says(&process, "server.listen");
+    for key in ["server.listen", "ops.listen"] {
+        let config = Config::chat("memory").with(key, taken.local_addr().unwrap().to_string());
+        let mut process = Process::dev(&config);
+        assert_eq!(process.wait_exit(START_PATIENCE).code(), Some(1));
+        says(&process, &format!("choose another address with --set {key}=127.0.0.1:"));
+    }
+}
+
+#[test]
+fn every_command_helps_with_examples() {
+    let commands: [&[&str]; 5] = [&[], &["dev"], &["send"], &["check"], &["new"]];
+    let mut processes: Vec<_> = commands.iter().map(|command| Process::tool(&[command, &["--help"][..]].concat())).collect();
+    processes.push(Process::program("server", &["--help"]));
+    processes.push(Process::program("worker", &["--help"]));
+    for mut process in processes {
+        assert!(process.wait_exit(START_PATIENCE).success());
+        says(&process, "Example");
+    }
+}
+
+#[test]
+fn no_error_shows_a_password() {
+    let config = Config::chat("redis://user:topsecret@127.0.0.1:99999/").with("ops.token", "topsecret");
+    let wrong = ["queue=reddis://user:topsecret@host", "ops.token=[\"topsecret\"]", "queue=[\"topsecret\"]"];
+    let mut processes: Vec<_> = wrong.iter().map(|set| Process::program("server", &["--config", config.path(), "--set", set])).collect();
+    processes.extend([Process::server(&config), Process::worker(&config)]);
+    for mut process in processes {
+        assert!(matches!(process.wait_exit(START_PATIENCE).code(), Some(1 | 2)));
+        assert!(!process.lines().is_empty() && process.lines().iter().all(|line| !line.contains("topsecret")), "{:?}", process.lines());
+    }
+}
+
+#[test]
+fn a_variable_that_is_no_text_is_no_reason_to_panic() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let config = Config::chat("memory");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_plugsocket"));
+    command.args(["check", "--config", config.path()]).env("LESS", std::ffi::OsStr::from_bytes(&[0xFF]));
+    let mut process = Process::spawn("plugsocket", command);
+    process.wait_exit(START_PATIENCE);
+    says(&process, "plugsocket.toml: ok");
 }
 
 #[test]
@@ -51,7 +88,10 @@ fn check_tells_what_would_be_refused() {
     plugin::install(&plugin::chat(), &config.plugins_dir(), "chat");
     let mut good = Process::tool(&["check", "--config", config.path()]);
     assert!(good.wait_exit(START_PATIENCE).success(), "{:?}", good.lines());
-    says(&good, "chat_text");
+    says(&good, "ok: chat 0.1.0, handler, actions: chat_text");
+    let mut wanting = Process::tool(&["check", "--config", config.path(), "--set", "actions.dance=chat"]);
+    assert_eq!(wanting.wait_exit(START_PATIENCE).code(), Some(1));
+    says(&wanting, "[actions] wants dance of it");
     plugin::install_bytes(&plugin::broken(plugin::Broken::Text), &config.plugins_dir(), "chat");
     let mut bad = Process::tool(&["check", "--config", config.path()]);
     assert_eq!(bad.wait_exit(START_PATIENCE).code(), Some(1));

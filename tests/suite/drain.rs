@@ -37,6 +37,22 @@ async fn a_server_that_drains_tells_clients_and_rooms() {
 }
 
 #[tokio::test]
+async fn a_signal_that_comes_twice_at_once_still_drains() {
+    let mut app = App::start(2, 1);
+    let urls = app.urls();
+    let mut bob = Client::enter(&urls[1], "bob").await;
+    bob.request("join", json!({"room": "lobby"})).await;
+    let mut ann = Client::enter(&urls[0], "ann").await;
+    ann.request("join", json!({"room": "lobby"})).await;
+    app.servers[0].signal("TERM");
+    app.servers[0].signal("INT");
+    app.servers[0].signal("TERM");
+    assert_eq!(ann.wait_closed().await.code, 4104);
+    assert!(app.servers[0].wait_exit(PATIENCE).success());
+    assert_eq!(bob.next_action("left").await["nickname"], "ann");
+}
+
+#[tokio::test]
 async fn a_worker_that_drains_finishes_what_it_runs() {
     let mut app = App::start(1, 1);
     let mut client = Client::enter(&app.urls()[0], "ann").await;

@@ -10,7 +10,6 @@ use plugsocket::run;
 #[derive(Parser)]
 #[command(
     version,
-    about,
     after_help = "Examples:
   plugsocket-server --config /etc/plugsocket.toml
   plugsocket-server --set server.listen=0.0.0.0:8000 --set queue=redis://10.0.0.5:6379

@@ -10,7 +10,6 @@ use plugsocket::run;
 #[derive(Parser)]
 #[command(
     version,
-    about,
     after_help = "Examples:
   plugsocket-worker --config /etc/plugsocket.toml
   plugsocket-worker --set worker.slots=16 --set ops.worker_listen=127.0.0.1:8012

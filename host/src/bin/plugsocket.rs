@@ -8,7 +8,16 @@ use plugsocket::tool::{check, new, send};
 
 /// A WebSocket server whose message handlers are native plugins.
 #[derive(Parser)]
-#[command(version, about, propagate_version = true)]
+#[command(
+    version,
+    after_help = "Examples:
+  plugsocket dev                                           # try it: server, worker and demo page in one process
+  plugsocket new hello                                     # begin a plugin
+  plugsocket check                                         # would config and plugins be accepted?
+  plugsocket send --to-user 7 chat_text '{\"text\": \"hi\"}'   # to clients, through Redis
+
+For production: plugsocket-server and plugsocket-worker."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

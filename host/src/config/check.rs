@@ -2,12 +2,20 @@
 
 use std::time::Duration;
 
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
 use super::settings::Settings;
 use crate::wire::codes::SYSTEM_ACTIONS;
 
 const PARTITIONS_MAX: u32 = 4096;
 const THREADS_MAX: usize = 1024;
 const LEASE_MIN: Duration = Duration::from_millis(500);
+/// Longer times can't be added to a clock.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// One frame counts for at most half of the limit, so a tiny limit would bound nothing.
+const OUTGOING_MIN: u64 = 1024;
+const QUEUES: [&str; 4] = ["redis://", "redis+unix://", "unix://", "rediss://"];
 
 /// What is wrong with a key.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,6 +36,16 @@ pub(super) fn check(settings: &Settings) -> Result<(), Fault> {
     }
     if settings.server.handler.as_deref().is_some_and(|name| !is_name(name)) {
         return fault("server.handler", "must be a plugin's name: the file name without `lib` and ending");
+    }
+    // Never with the value: it may hold a password.
+    if settings.queue != "memory" && !QUEUES.iter().any(|scheme| settings.queue.starts_with(scheme)) {
+        return fault("queue", "must be redis://[user:password@]host[:port][/db], unix:///path, or memory (for `plugsocket dev`)");
+    }
+    if let Err(reason) = check_log_level(&settings.log_level) {
+        return fault("log_level", &reason);
+    }
+    if let Some(origin) = settings.limits.origins.iter().find(|origin| !is_origin(origin)) {
+        return fault("limits.origins", &format!("`{origin}` is no origin: write it as https://example.org, or \"*\" for all"));
     }
     for (action, entry) in &settings.actions {
         let key = format!("actions.{action}");
@@ -67,7 +85,27 @@ pub(super) fn check(settings: &Settings) -> Result<(), Fault> {
     if settings.limits.ping_interval >= settings.limits.idle_timeout {
         return fault("limits.ping_interval", "must be shorter than `limits.idle_timeout`, or quiet clients are closed");
     }
+    if settings.limits.outgoing_max.as_u64() < OUTGOING_MIN {
+        return fault("limits.outgoing_max", "must be at least 1KiB");
+    }
     positive(settings)
+}
+
+/// A word alone must be a level: the filter would take a misspelt one for the name of a module, and log nothing.
+fn check_log_level(level: &str) -> Result<(), String> {
+    const EXPECTED: &str = "use error, warn, info, debug, trace, off, or a filter like info,plugsocket::server=debug";
+    for part in level.split(',').map(str::trim) {
+        if !part.contains(['=', '[']) && part.parse::<LevelFilter>().is_err() {
+            return Err(format!("`{part}` is no level; {EXPECTED}"));
+        }
+    }
+    EnvFilter::builder().parse(level).map(drop).map_err(|error| format!("{error}; {EXPECTED}"))
+}
+
+fn is_origin(text: &str) -> bool {
+    let is_host = |host: &str| !host.is_empty() && !host.contains(['/', '@', '*', ' ', '?', '#']);
+    matches!(text, "*" | "null")
+        || text.trim_end_matches('/').split_once("://").is_some_and(|(scheme, host)| !scheme.is_empty() && is_host(host))
 }
 
 fn positive(settings: &Settings) -> Result<(), Fault> {
@@ -98,6 +136,19 @@ fn positive(settings: &Settings) -> Result<(), Fault> {
         ("queue_options.jobs_max", queue_options.jobs_max),
         ("queue_options.batcher_items_max", queue_options.batcher_items_max),
     ];
+    let too_long = [
+        ("server.drain_timeout", server.drain_timeout),
+        ("worker.drain_timeout", worker.drain_timeout),
+        ("worker.retry_backoff", worker.retry_backoff),
+        ("worker.unserved_timeout", worker.unserved_timeout),
+        ("limits.idle_timeout", limits.idle_timeout),
+        ("limits.queue_wait", limits.queue_wait),
+        ("queue_options.lease", queue_options.lease),
+        ("queue_options.store_ttl", queue_options.store_ttl),
+    ];
+    if let Some((key, _)) = times.iter().chain(&too_long).find(|(_, time)| *time > DURATION_MAX) {
+        return Err(Fault { key: (*key).to_owned(), reason: "must be at most 100 years".to_owned() });
+    }
     let zero_time = times.into_iter().find(|(_, time)| time.is_zero()).map(|(key, _)| key);
     let zero_count = counts.into_iter().find(|(_, count)| *count == 0).map(|(key, _)| key);
     match zero_time.or(zero_count) {

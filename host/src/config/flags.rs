@@ -34,7 +34,7 @@ impl Common {
     /// The config file with what overrides it: `first`, then the environment, then flags.
     #[must_use]
     pub fn source(&self, first: Vec<Override>) -> Source {
-        let overrides = first.into_iter().chain(environment(std::env::vars())).chain(self.set.iter().cloned());
+        let overrides = first.into_iter().chain(environment(std::env::vars_os())).chain(self.set.iter().cloned());
         Source::new(self.config.clone(), overrides.collect())
     }
 }

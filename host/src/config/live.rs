@@ -1,12 +1,20 @@
 //! Edits of the config file while processes run: applied as a whole or refused as a whole.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::time::sleep;
 
-use super::load::{ConfigError, Override, load};
+use super::load::{ConfigError, Override, load, load_text};
 use super::settings::Settings;
+
+/// A file that reads the same after this long is at rest.
+const REST: Duration = Duration::from_millis(50);
+/// Looks at a file that does not come to rest before it is taken as it is.
+const REST_LOOKS_MAX: usize = 20;
 
 /// The settings in force; `load` them anew for every use, so that live edits take effect.
 pub type LiveSettings = Arc<ArcSwap<Settings>>;
@@ -39,12 +47,12 @@ impl Source {
         load(&self.path, &self.overrides)
     }
 
-    /// Reads the settings again and puts what applies live into `settings`. Answers the keys that changed and need a restart.
+    /// Puts what of `text`, the file's new content, applies live into `settings`. Answers the keys that changed and need a restart.
     ///
     /// # Errors
     /// [`ConfigError`]: nothing has been applied.
-    pub fn reload(&self, settings: &LiveSettings) -> Result<Vec<&'static str>, ConfigError> {
-        let new = self.load()?;
+    fn apply(&self, text: &str, settings: &LiveSettings) -> Result<Vec<&'static str>, ConfigError> {
+        let new = load_text(&self.path, text, &self.overrides)?;
         let old = settings.load_full();
         let needs_restart = restart_keys(&old, &new);
         settings.store(Arc::new(Settings {
@@ -55,6 +63,82 @@ impl Source {
             ..(*old).clone()
         }));
         Ok(needs_restart)
+    }
+}
+
+/// Follows the edits of the file.
+#[derive(Debug)]
+pub struct Follower {
+    source: Source,
+    seen: Option<Result<String, ErrorKind>>,
+}
+
+impl Follower {
+    /// Has seen nothing yet: the first look applies what the file says.
+    #[must_use]
+    pub fn new(source: Source) -> Self {
+        Self { source, seen: None }
+    }
+
+    /// Looks at the file; when it has changed since the last look, waits until it is at rest (editors write in place, in pieces), and
+    /// puts what applies live into `settings`. Answers the keys that changed and need a restart; `None` when there is nothing new.
+    ///
+    /// Cancel-safe: dropping the future applies nothing.
+    ///
+    /// # Errors
+    /// [`ConfigError`], once for each change: nothing has been applied.
+    pub async fn look(&mut self, settings: &LiveSettings) -> Result<Option<Vec<&'static str>>, ConfigError> {
+        let mut text = self.read().await;
+        if self.has_seen(&text) {
+            return Ok(None);
+        }
+        let is_first = self.seen.is_none();
+        for _ in 0..REST_LOOKS_MAX {
+            let before = std::mem::replace(&mut text, {
+                sleep(REST).await;
+                self.read().await
+            });
+            let is_at_rest = match (&before, &text) {
+                (Ok(before), Ok(now)) => before == now,
+                (Err(before), Err(now)) => before.kind() == now.kind(),
+                _ => false,
+            };
+            if is_at_rest {
+                break;
+            }
+        }
+        if self.has_seen(&text) {
+            return Ok(None);
+        }
+        let path = || self.source.path.display().to_string();
+        match text {
+            Err(source) => {
+                let path = path();
+                self.seen = Some(Err(source.kind()));
+                Err(ConfigError::Read { path, source })
+            }
+            Ok(text) => {
+                let applied = if text.trim().is_empty() && !is_first {
+                    Err(ConfigError::Empty { path: path() })
+                } else {
+                    self.source.apply(&text, settings)
+                };
+                self.seen = Some(Ok(text));
+                applied.map(Some)
+            }
+        }
+    }
+
+    async fn read(&self) -> std::io::Result<String> {
+        tokio::fs::read_to_string(&self.source.path).await
+    }
+
+    fn has_seen(&self, text: &std::io::Result<String>) -> bool {
+        match (&self.seen, text) {
+            (Some(Ok(seen)), Ok(text)) => seen == text,
+            (Some(Err(seen)), Err(error)) => *seen == error.kind(),
+            _ => false,
+        }
     }
 }
 
@@ -77,21 +161,61 @@ fn restart_keys(old: &Settings, new: &Settings) -> Vec<&'static str> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn live_keys_apply_and_the_rest_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("p.toml");
-        std::fs::write(&path, "").unwrap();
+    fn follow(dir: &Path, text: &str) -> (PathBuf, Follower, LiveSettings) {
+        let path = dir.join("p.toml");
+        std::fs::write(&path, text).unwrap();
         let source = Source::new(path.clone(), Vec::new());
         let settings: LiveSettings = Arc::new(ArcSwap::from_pointee(source.load().unwrap()));
+        (path, Follower::new(source), settings)
+    }
+
+    #[tokio::test]
+    async fn live_keys_apply_and_the_rest_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, mut follower, settings) = follow(dir.path(), "");
+        assert_eq!(follower.look(&settings).await.unwrap(), Some(Vec::new()), "the first look catches an edit since the start");
+        assert_eq!(follower.look(&settings).await.unwrap(), None);
 
         std::fs::write(&path, "[worker]\nslots = 3\n[actions]\na = \"chat\"").unwrap();
-        assert_eq!(source.reload(&settings).unwrap(), ["worker"]);
+        assert_eq!(follower.look(&settings).await.unwrap(), Some(vec!["worker"]));
         assert!(settings.load().actions.contains_key("a"));
         assert_eq!(settings.load().worker.slots, Settings::default().worker.slots);
 
         std::fs::write(&path, "[actions]\na = \"chat\"\nb = 7").unwrap();
-        source.reload(&settings).unwrap_err();
+        follower.look(&settings).await.unwrap_err();
         assert_eq!(settings.load().actions.len(), 1, "refused as a whole");
+        assert_eq!(follower.look(&settings).await.unwrap(), None, "told once");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_being_written_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, mut follower, settings) = follow(dir.path(), "[actions]\na = \"chat\"\nb = \"chat\"");
+        follower.look(&settings).await.unwrap();
+        let seen = Arc::clone(&settings);
+        std::fs::write(&path, "").unwrap();
+        let write = async {
+            for text in ["[actions]\n", "[actions]\na = \"chat\"\n", "[actions]\na = \"chat\"\nb = \"chat\"\nc = \"chat\""] {
+                sleep(REST / 2).await;
+                std::fs::write(&path, text).unwrap();
+                assert_eq!(seen.load().actions.len(), 2, "nothing half written is applied");
+            }
+        };
+        let (looked, ()) = tokio::join!(follower.look(&settings), write);
+        looked.unwrap();
+        assert_eq!(settings.load().actions.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_emptied_or_removed_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, mut follower, settings) = follow(dir.path(), "[actions]\na = \"chat\"");
+        follower.look(&settings).await.unwrap();
+        std::fs::write(&path, "\n").unwrap();
+        assert!(matches!(follower.look(&settings).await, Err(ConfigError::Empty { .. })));
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(follower.look(&settings).await, Err(ConfigError::Read { .. })));
+        assert_eq!(follower.look(&settings).await.unwrap(), None);
+        assert_eq!(settings.load().actions.len(), 1);
     }
 }

@@ -1,5 +1,6 @@
 //! From a file, the environment and flags to checked settings; every error names its file, line, key and reason.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,9 @@ use super::settings::Settings;
 const ENV_PREFIX: &str = "PLUGSOCKET_";
 /// Variables with the prefix that are not keys of the file.
 const ENV_OTHER: [&str; 2] = ["PLUGSOCKET_CONFIG", "PLUGSOCKET_CHAT_BUILD"];
+
+/// What a cluster sets in every container beside a service called `plugsocket`; none of it is meant for us.
+const ENV_SERVICE: [&str; 3] = ["PLUGSOCKET_SERVICE_HOST", "PLUGSOCKET_SERVICE_PORT", "PLUGSOCKET_PORT"];
 
 /// One key set from outside of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +35,18 @@ pub struct Override {
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file can't be read.
-    #[error("{path} can't be read; name the config file with --config FILE")]
+    #[error("{path} can't be read (--config FILE names another)")]
     Read {
         /// The file.
         path: String,
         /// The system's reason.
         source: std::io::Error,
+    },
+    /// An edit left nothing in it: most often an editor is about to write it anew.
+    #[error("{path} is empty")]
+    Empty {
+        /// The file.
+        path: String,
     },
     /// Something in the file is wrong.
     #[error("{path}:{line}: {}{reason}", KeyPrefix(key))]
@@ -70,11 +80,16 @@ impl fmt::Display for KeyPrefix<'_> {
     }
 }
 
-/// The overrides in the environment, sorted by name.
-pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> Vec<Override> {
+/// The overrides in the environment, sorted by name. Names and values that are not text are no keys of ours, or will be told as wrong.
+pub fn environment(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<Override> {
+    let is_service = |name: &str| {
+        ENV_SERVICE.iter().any(|known| name.strip_prefix(known).is_some_and(|tail| tail.is_empty() || tail.starts_with('_')))
+            && !name.contains("__")
+    };
     let mut overrides: Vec<_> = variables
         .into_iter()
-        .filter(|(name, _)| !ENV_OTHER.contains(&name.as_str()))
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+        .filter(|(name, _)| !ENV_OTHER.contains(&name.as_str()) && !is_service(name))
         .filter_map(|(name, value)| {
             let key = name.strip_prefix(ENV_PREFIX)?.to_lowercase().replace("__", ".");
             Some(Override { source: name, key, value })
@@ -90,7 +105,12 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> Vec
 /// [`ConfigError`], naming where and why.
 pub fn load(path: &Path, overrides: &[Override]) -> Result<Settings, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.display().to_string(), source })?;
-    let mut settings = parse(path, &text, overrides)?;
+    load_text(path, &text, overrides)
+}
+
+/// As [`load`], with the file's text already read.
+pub(super) fn load_text(path: &Path, text: &str, overrides: &[Override]) -> Result<Settings, ConfigError> {
+    let mut settings = parse(path, text, overrides)?;
     let folder = path.parent().unwrap_or(Path::new("."));
     // Against the current folder once and for all, so that it does not matter where the process goes later.
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
@@ -129,7 +149,14 @@ fn parse(path: &Path, text: &str, overrides: &[Override]) -> Result<Settings, Co
         let outside = |reason: String| ConfigError::Outside { source_name: one.source.clone(), key: one.key.clone(), reason };
         set(&mut table, &one.key, value_of(&one.value)).map_err(outside)?;
         // After each one, so that the one to blame is known.
-        settings = Settings::deserialize(table.clone()).map_err(|error| outside(error.message().trim_end().to_owned()))?;
+        settings = match Settings::deserialize(table.clone()) {
+            Ok(settings) => settings,
+            Err(error) => {
+                // A name or token may look like a number, and need not be quoted for that.
+                set(&mut table, &one.key, toml::Value::String(one.value.clone())).map_err(outside)?;
+                Settings::deserialize(table.clone()).map_err(|_| outside(error.message().trim_end().to_owned()))?
+            }
+        };
     }
     check(&settings).map_err(|Fault { key, reason }| match overrides.iter().rev().find(|one| one.key == key) {
         Some(one) => ConfigError::Outside { source_name: one.source.clone(), key, reason },
@@ -263,6 +290,13 @@ mod tests {
             ("[actions]\nping = \"chat\"", "x.toml:2: `actions.ping`: "),
             ("app = \"a b\"", "x.toml:1: `app`: "),
             ("app = ", "x.toml:1: "),
+            ("log_level = \"inof\"", "x.toml:1: `log_level`: `inof` is no level"),
+            ("log_level = \"info,plugsocket=lots\"", "x.toml:1: `log_level`: "),
+            ("queue = \"reddis://user:secret@host\"", "x.toml:1: `queue`: must be"),
+            ("[limits]\norigins = [\"*\", \"example.org\"]", "x.toml:2: `limits.origins`: `example.org` is no origin"),
+            ("[limits]\norigins = [\"https://*.example.org\"]", "x.toml:2: `limits.origins`: "),
+            ("[server]\ndrain_timeout = \"500000years\"", "x.toml:2: `server.drain_timeout`: must be at most"),
+            ("[limits]\noutgoing_max = \"1B\"", "x.toml:2: `limits.outgoing_max`: must be at least"),
             ("[plugins.chat]\nisolation = \"process\"", "x.toml:2: `plugins.chat.isolation`: unknown variant `process`"),
         ] {
             let error = parse_text(text).unwrap_err();
@@ -272,17 +306,25 @@ mod tests {
 
     #[test]
     fn the_environment_and_flags_override_in_turn() {
-        let overrides = environment([
-            ("PLUGSOCKET_SERVER__LISTEN".to_owned(), "127.0.0.1:9".to_owned()),
-            ("PLUGSOCKET_WORKER__SLOTS".to_owned(), "3".to_owned()),
-            ("PLUGSOCKET_LIMITS__ORIGINS".to_owned(), "[\"*\"]".to_owned()),
-            ("PLUGSOCKET_CONFIG".to_owned(), "elsewhere".to_owned()),
-            ("HOME".to_owned(), "x".to_owned()),
-        ]);
+        use std::os::unix::ffi::OsStringExt as _;
+        let variables = [
+            ("PLUGSOCKET_SERVER__LISTEN", "127.0.0.1:9"),
+            ("PLUGSOCKET_WORKER__SLOTS", "3"),
+            ("PLUGSOCKET_LIMITS__ORIGINS", "[\"*\"]"),
+            ("PLUGSOCKET_OPS__TOKEN", "12345"),
+            ("PLUGSOCKET_CONFIG", "elsewhere"),
+            ("PLUGSOCKET_SERVICE_PORT_WS", "80"),
+            ("PLUGSOCKET_PORT_8000_TCP_ADDR", "10.0.0.1"),
+            ("HOME", "x"),
+        ];
+        let not_text = (OsString::from_vec(vec![0xFF]), OsString::from_vec(vec![0xFF]));
+        let variables = variables.map(|(name, value)| (name.into(), value.into()));
+        let overrides = environment(variables.into_iter().chain([not_text]));
         let settings = parse(Path::new("x.toml"), "[worker]\ntimeout = \"2s\"", &overrides).unwrap();
         assert_eq!(settings.server.listen.port(), 9);
         assert_eq!((settings.worker.slots, settings.worker.timeout), (3, Duration::from_secs(2)));
         assert_eq!(settings.limits.origins, ["*"]);
+        assert_eq!(settings.ops.token.as_deref(), Some("12345"), "text, though it looks like a number");
     }
 
     #[test]

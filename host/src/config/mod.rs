@@ -7,6 +7,6 @@ mod load;
 mod settings;
 
 pub use flags::{Common, LogFormat};
-pub use live::{LiveSettings, Source};
+pub use live::{Follower, LiveSettings, Source};
 pub use load::{ConfigError, Override, environment, load};
 pub use settings::*;

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json as JsonBody;
 use axum::Router;
@@ -16,13 +17,19 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::listener::Bounded;
 use super::metrics::Metrics;
+use crate::config::LiveSettings;
 use crate::queue::{Outbox, QueueError};
 use crate::wire::codes::check_action;
 use crate::wire::delivery::{Address, Body, Delivery};
 use crate::wire::json::Json;
+
+/// Longer than a send may be tried (`queue_options.confirm_timeout`, 10 s by default).
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why the process is not ready; empty when it is.
 pub type Readiness = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
@@ -50,8 +57,8 @@ pub struct Ops {
     pub token: Option<String>,
     /// Largest request body, in bytes.
     pub body_bytes_max: usize,
-    /// Longest action name, in bytes.
-    pub action_bytes_max: usize,
+    /// For the limits of names.
+    pub settings: LiveSettings,
     /// Pages.
     pub pages: Vec<Page>,
 }
@@ -98,7 +105,7 @@ impl Ops {
             .layer(middleware::from_fn_with_state(Arc::clone(&state), guard))
             .layer(DefaultBodyLimit::max(body_bytes_max))
             .with_state(state);
-        axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+        axum::serve(Bounded::new(listener), router).with_graceful_shutdown(stop.cancelled_owned()).await
     }
 }
 
@@ -108,7 +115,11 @@ async fn guard(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Res
     let allowed =
         is_health || ops.token.as_ref().map_or_else(|| has_local_host(request.headers()), |token| has_token(request.headers(), token));
     if allowed {
-        return next.run(request).await;
+        // The body is read in there: one that trickles in must not hold its connection.
+        return match timeout(REQUEST_TIMEOUT, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => refusal(StatusCode::REQUEST_TIMEOUT, "timeout", "the request took too long; a message in it may have been sent"),
+        };
     }
     match ops.token {
         Some(_) => refusal(StatusCode::UNAUTHORIZED, "unauthorized", "send `Authorization: Bearer <ops.token>`"),
@@ -148,11 +159,13 @@ async fn send(State(ops): State<Arc<Ops>>, headers: HeaderMap, body: Bytes) -> R
     if !is_json {
         return refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", "send `Content-Type: application/json`");
     }
-    let delivery =
-        match serde_json::from_slice(&body).map_err(|error| error.to_string()).and_then(|body| delivery(body, ops.action_bytes_max)) {
-            Ok(delivery) => delivery,
-            Err(reason) => return refusal(StatusCode::BAD_REQUEST, "bad_request", &reason),
-        };
+    let delivery = match serde_json::from_slice(&body)
+        .map_err(|error| error.to_string())
+        .and_then(|body| delivery(body, ops.settings.load().limits.action_bytes_max))
+    {
+        Ok(delivery) => delivery,
+        Err(reason) => return refusal(StatusCode::BAD_REQUEST, "bad_request", &reason),
+    };
     let sent = match ops.outbox.send(delivery).await {
         Ok(()) => ops.outbox.flush().await,
         Err(error) => Err(error),

@@ -1,6 +1,7 @@
 //! What operators need of a process: signals, logs, metrics, and the ops listener apart from the public one.
 
 pub mod http;
+mod listener;
 pub mod logs;
 pub mod metrics;
 pub mod signals;

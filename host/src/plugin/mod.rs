@@ -18,7 +18,7 @@ pub use self::check::{CHECK_ARGUMENT, Checker, run_child};
 pub use self::error::PluginError;
 pub use self::inspect::{Inspection, inspect};
 pub use self::pool::{InProcess, PoolOptions};
-pub use self::registry::{PluginState, PluginStatus, Registry, RegistryOptions, RejectionStatus, Roles, library_path};
+pub use self::registry::{PluginState, PluginStatus, Registry, RegistryOptions, RejectionStatus, Roles, judge, library_path};
 pub use self::store::{Staged, StagedStore};
 pub use self::watcher::{Change, Watcher};
 

@@ -15,7 +15,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::lifecycle::library_path;
+pub use self::lifecycle::{judge, library_path};
 pub use self::status::{PluginState, PluginStatus, RejectionStatus};
 use self::writer::Writer;
 use super::check::Checker;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use clap::Args;
 
-use super::process::{Process, announce, open_redis, server_readiness};
+use super::process::{Process, announce, open_redis, plugin_reasons, server_readiness};
 use crate::config::{Common, Override};
 use crate::ops::http::Page;
 use crate::plugin::Plugins;
@@ -37,6 +37,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let choice = Override { source: "--queue".to_owned(), key: "queue".to_owned(), value: args.queue };
     let process = Process::start(&args.common, vec![choice])?;
     let settings = process.settings.load_full();
+    let ops = Process::bind_ops(settings.ops.listen, "ops.listen").await?;
     let queue = match settings.queue.as_str() {
         "memory" => queue::memory::open(QueueOptions::from_settings(&settings)),
         _ => open_redis(&process, &settings)?,
@@ -45,16 +46,29 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let plugins: Arc<dyn Plugins> = Arc::clone(&registry) as _;
     let server = Server::bind(queue.clone(), Arc::clone(&plugins), Arc::clone(&process.settings), process.node.clone()).await?;
     let readiness = server_readiness(server.sessions(), &registry, &queue);
-    let ops = process.serve_ops(settings.ops.listen, &queue, readiness, demo_pages(server.local_addr())).await?;
+    let ops = process.serve_ops(ops, &queue, readiness, demo_pages(server.local_addr()))?;
     process.keep_current(&registry)?;
     let worker_stop = process.end.child_token();
     let work = worker::run(queue, plugins, Arc::clone(&process.settings), process.node.clone(), worker_stop.clone());
-    let work = process.tasks.spawn(work);
+    let stop = process.stop.clone();
+    let work = process.tasks.spawn(async move {
+        let worked = work.await;
+        // A server whose messages nobody works off would only look alive.
+        stop.cancel();
+        worked
+    });
 
     announce(&format!("listening on ws://{}/", server.local_addr()));
     announce("worker ready");
     if let Some(ops) = ops {
         announce(&format!("ops on http://{ops}/"));
+    }
+    announce(&format!("plugins from {}: a new build takes over while this runs", settings.plugins_dir.display()));
+    announce(&format!("config from {}: actions, plugins, limits and log level apply when it is saved", args.common.config.display()));
+    for reason in plugin_reasons(&registry) {
+        announce(&format!("not ready: {reason}"));
+    }
+    if let Some(ops) = ops {
         announce(&format!("open http://{ops}/"));
     }
     let drained = server.run(process.stop.clone()).await;

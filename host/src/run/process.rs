@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Common;
-use crate::config::{LiveSettings, Override, Settings, Source};
+use crate::config::{Follower, LiveSettings, Override, Settings, Source};
 use crate::ops::http::{Ops, Page, Readiness};
 use crate::ops::logs::Logs;
 use crate::ops::metrics::Metrics;
@@ -27,7 +27,7 @@ use crate::wire::ids::NodeId;
 /// How long background tasks may take to end after the drain.
 const TASKS_END: Duration = Duration::from_secs(3);
 
-/// The plugins folder is looked at this often even when nothing was told: network file systems and replaced folders tell nothing.
+/// Plugins folder and config file are looked at this often even when nothing was told: network file systems and replaced folders tell nothing.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// One process.
@@ -64,18 +64,24 @@ impl Process {
         Ok(process)
     }
 
-    /// Starts the ops listener at `address`, when there is one; answers where it listens.
-    pub async fn serve_ops(
+    /// Binds an ops listener's address, when there is one. `key` is where the address comes from.
+    pub async fn bind_ops(address: Option<SocketAddr>, key: &str) -> anyhow::Result<Option<TcpListener>> {
+        let Some(address) = address else { return Ok(None) };
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("can't listen on {address} for health, metrics and pages; choose another address with --set {key}=127.0.0.1:9001")
+        })?;
+        Ok(Some(listener))
+    }
+
+    /// Starts the ops listener; answers where it listens.
+    pub fn serve_ops(
         &self,
-        address: Option<SocketAddr>,
+        listener: Option<TcpListener>,
         queue: &Queue,
         readiness: Readiness,
         pages: Vec<Page>,
     ) -> anyhow::Result<Option<SocketAddr>> {
-        let Some(address) = address else { return Ok(None) };
-        let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("the ops listener can't use {address}; choose another with --set ops.listen=… (worker: ops.worker_listen)")
-        })?;
+        let Some(listener) = listener else { return Ok(None) };
         let bound = listener.local_addr()?;
         let settings = self.settings.load();
         let ops = Ops {
@@ -84,7 +90,7 @@ impl Process {
             metrics: self.metrics.clone(),
             token: settings.ops.token.clone(),
             body_bytes_max: usize::try_from(settings.ops.body_max.as_u64()).unwrap_or(usize::MAX),
-            action_bytes_max: settings.limits.action_bytes_max,
+            settings: Arc::clone(&self.settings),
             pages,
         };
         let end = self.end.clone();
@@ -109,21 +115,27 @@ impl Process {
         let settings = self.settings.load();
         let (watcher, mut changes) = Watcher::start(&settings.plugins_dir, Some(self.source.path()))
             .with_context(|| format!("{} can't be watched", settings.plugins_dir.display()))?;
-        let (source, live, logs, end) = (self.source.clone(), Arc::clone(&self.settings), self.logs.clone(), self.end.clone());
+        let mut follower = Follower::new(self.source.clone());
+        let (live, logs, end) = (Arc::clone(&self.settings), self.logs.clone(), self.end.clone());
         let registry = Arc::clone(registry);
-        self.tasks.spawn(async move {
+        let follow = async move {
             let _watching = watcher;
+            // The file may have been edited between its first reading and the watcher's start.
+            if reload(&mut follower, &live, &logs).await {
+                registry.apply().await;
+            }
             loop {
                 let change = tokio::select! {
-                    () = end.cancelled() => break,
-                    change = changes.recv() => match change { Some(change) => change, None => break },
-                    () = tokio::time::sleep(LOOK_INTERVAL) => Change::PluginsChanged,
+                    change = changes.recv() => match change { Some(change) => Some(change), None => break },
+                    () = tokio::time::sleep(LOOK_INTERVAL) => None,
                 };
-                if change == Change::PluginsChanged || reload(&source, &live, &logs) {
+                let is_reloaded = change != Some(Change::PluginsChanged) && reload(&mut follower, &live, &logs).await;
+                if is_reloaded || change != Some(Change::ConfigChanged) {
                     registry.apply().await;
                 }
             }
-        });
+        };
+        self.tasks.spawn(async move { end.run_until_cancelled(follow).await });
         Ok(())
     }
 
@@ -138,10 +150,11 @@ impl Process {
 }
 
 /// Whether something was applied.
-fn reload(source: &Source, live: &LiveSettings, logs: &Logs) -> bool {
+async fn reload(follower: &mut Follower, live: &LiveSettings, logs: &Logs) -> bool {
     let before = live.load_full();
-    let needs_restart = match source.reload(live) {
-        Ok(keys) => keys,
+    let needs_restart = match follower.look(live).await {
+        Ok(Some(keys)) => keys,
+        Ok(None) => return false,
         Err(error) => {
             tracing::error!("config refused, going on with what was: {:#}", anyhow::Error::from(error));
             metrics::counter!("plugsocket_config_refused_total").increment(1);
@@ -189,7 +202,7 @@ pub(super) fn worker_readiness(registry: &Arc<Registry>, queue: &Queue) -> Readi
     Arc::new(move || plugin_reasons(&registry).into_iter().chain(queue_reason(&queue)).collect())
 }
 
-fn plugin_reasons(registry: &Registry) -> Vec<String> {
+pub(super) fn plugin_reasons(registry: &Registry) -> Vec<String> {
     let statuses = registry.snapshot();
     let down = statuses.iter().filter(|status| status.version.is_none());
     down.map(|status| match &status.last_rejection {

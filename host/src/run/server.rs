@@ -15,12 +15,13 @@ use crate::server::Server;
 pub async fn run(common: Common) -> anyhow::Result<()> {
     let process = Process::start(&common, Vec::new())?;
     let settings = process.settings.load_full();
+    let ops = Process::bind_ops(settings.ops.listen, "ops.listen").await?;
     let queue = open_redis(&process, &settings)?;
     let registry = process.start_plugins(Roles { handler: true, actions: false }).await?;
     let plugins: Arc<dyn Plugins> = Arc::clone(&registry) as _;
     let server = Server::bind(queue.clone(), plugins, Arc::clone(&process.settings), process.node.clone()).await?;
     let readiness = server_readiness(server.sessions(), &registry, &queue);
-    let ops = process.serve_ops(settings.ops.listen, &queue, readiness, Vec::new()).await?;
+    let ops = process.serve_ops(ops, &queue, readiness, Vec::new())?;
     process.keep_current(&registry)?;
     announce(&format!("listening on ws://{}/", server.local_addr()));
     if let Some(ops) = ops {

@@ -15,10 +15,11 @@ use crate::worker;
 pub async fn run(common: Common) -> anyhow::Result<()> {
     let process = Process::start(&common, Vec::new())?;
     let settings = process.settings.load_full();
+    let ops = Process::bind_ops(settings.ops.worker_listen, "ops.worker_listen").await?;
     let queue = open_redis(&process, &settings)?;
     let registry = process.start_plugins(Roles { handler: false, actions: true }).await?;
     let readiness = worker_readiness(&registry, &queue);
-    let ops = process.serve_ops(settings.ops.worker_listen, &queue, readiness, Vec::new()).await?;
+    let ops = process.serve_ops(ops, &queue, readiness, Vec::new())?;
     process.keep_current(&registry)?;
     if let Some(ops) = ops {
         announce(&format!("ops on http://{ops}/"));

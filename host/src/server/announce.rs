@@ -1,8 +1,10 @@
 //! Keeps the queue's presence in step with the roster: changes of one route never overtake each other.
 
 use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::timeout;
 
 use super::node::Node;
 use super::session::Session;
@@ -10,6 +12,8 @@ use crate::queue::{Entry, QueueError};
 use crate::wire::ids::SessionId;
 
 const GATES: usize = 64;
+/// How long a registration waits for others of the same routes; they take this long only when the queue can't be reached.
+const GATE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A lock per route (hashed): without it "the last one of this user has left" could be written after "one has come" and cut the new one off.
 pub(crate) struct Gates {
@@ -50,7 +54,9 @@ impl Gates {
 /// [`QueueError`]: not announced, and no member here.
 pub(crate) async fn enter(node: &Node, entry: &Entry, at_entry: impl FnOnce()) -> Result<(), QueueError> {
     let previous = node.roster.announced(&entry.session);
-    let _guards = node.gates.pass(&[Some(entry), previous.as_ref()]).await;
+    let Ok(_guards) = timeout(GATE_TIMEOUT, node.gates.pass(&[Some(entry), previous.as_ref()])).await else {
+        return Err(QueueError::Unreachable("others wait for it already".to_owned()));
+    };
     if entry.connection_id != entry.session.as_str() {
         super::replace::close_elsewhere(node, &entry.connection_id).await?;
     }

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::handler_calls::Work;
+use super::announce;
 use super::node::Node;
 use super::replace::REPLACED;
 use super::session::Session;
@@ -105,7 +105,8 @@ pub(crate) fn pass_on(node: &Arc<Node>, delivery: Delivery) {
 fn regroup(node: &Arc<Node>, sessions: &[Arc<Session>], group: &str, joins: bool) {
     for session in sessions {
         if node.roster.regroup(&session.id, group, joins) {
-            node.calls.push(node, session, Work::Regroup);
+            let (node, session) = (Arc::clone(node), Arc::clone(session));
+            Arc::clone(&node).calls.run_beside(async move { announce::regroup(&node, &session).await });
         }
     }
 }

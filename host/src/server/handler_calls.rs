@@ -1,7 +1,7 @@
 //! All calls of the handler for sessions: one after another per session, a bounded number at once, off the sockets' tasks.
 
+use std::sync::atomic::{AtomicBool, Ordering::AcqRel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use plugsocket_plugin::call::{ConnectCall, IdentityWire, RefusalWire};
 use tokio::sync::oneshot;
@@ -16,7 +16,7 @@ use crate::wire::envelope::ClientId;
 use crate::wire::ids::SessionId;
 use crate::wire::json::Json;
 
-/// What the handler is asked, or the queue told, in the order of the session.
+/// What the handler is asked, in the order of the session.
 pub(crate) enum Work {
     /// May it register?
     Connect(Connect),
@@ -24,18 +24,27 @@ pub(crate) enum Work {
     Fallback(Box<Fallback>),
     /// It has ended.
     Disconnect(Box<Disconnect>),
-    /// Its groups changed.
-    Regroup,
 }
 
 /// A registration to decide.
 pub(crate) struct Connect {
     /// The handler's input.
     pub call: Box<ConnectCall>,
-    /// When it was asked for.
-    pub since: Instant,
+    /// Taken when the handler is asked, or when nobody waits for that any more; whoever comes second does nothing.
+    pub claim: Claim,
     /// Where the decision goes; when nobody waits any more, a granted registration ends at once.
     pub answer: oneshot::Sender<Admission>,
+}
+
+/// Taken once.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    /// Whether this is the first to take it.
+    pub fn take(&self) -> bool {
+        !self.0.swap(true, AcqRel)
+    }
 }
 
 /// How a registration was decided.
@@ -135,6 +144,11 @@ impl HandlerCalls {
         Ok(())
     }
 
+    /// Runs what the queue is told of a session beside the calls: when the queue is slow to hear it, the handler's calls go on.
+    pub fn run_beside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runners.spawn(work);
+    }
+
     /// Resolves when all work is done. Call it when nothing is pushed any more.
     pub async fn finish(&self) {
         self.runners.close();
@@ -170,7 +184,6 @@ async fn run(node: Arc<Node>, key: SessionId, item: Item) {
             Work::Connect(connect) => handler_work::connect(&node, &session, connect).await,
             Work::Fallback(fallback) => handler_work::fallback(&node, &session, &fallback).await,
             Work::Disconnect(disconnect) => handler_work::disconnect(&node, &session, *disconnect).await,
-            Work::Regroup => super::announce::regroup(&node, &session).await,
         }
         next = node.calls.advance(&key);
     }

@@ -36,20 +36,17 @@ enum CallFailure {
 
 /// Decides a registration. Never tried again: the handler may have done half of it, and the client can ask once more.
 pub(super) async fn connect(node: &Arc<Node>, session: &Arc<Session>, connect: Connect) {
-    let Connect { call, since, answer } = connect;
-    let limit = node.settings.load().server.handler_timeout;
-    let admission = if answer.is_closed() {
+    let Connect { call, claim, answer } = connect;
+    if answer.is_closed() || !claim.take() {
         return;
-    } else if since.elapsed() >= limit {
-        Admission::Busy("the handler is busy".to_owned())
-    } else {
-        let input = serde_json::to_vec(&call).unwrap_or_default().into();
-        match call_handler(node, Some(session), "", Operation::Connect, input).await {
-            Ok(answer) => admission_of(node, session, &answer),
-            Err(failure) => {
-                tracing::warn!(session = %session.id, %failure, "connect failed");
-                Admission::Busy(failure.to_string())
-            }
+    }
+    let input = serde_json::to_vec(&call).unwrap_or_default().into();
+    let limit = node.settings.load().server.handler_timeout;
+    let admission = match call_handler(node, session, "", (Operation::Connect, input), limit).await {
+        Ok(answer) => admission_of(node, session, &answer),
+        Err(failure) => {
+            tracing::warn!(session = %session.id, %failure, "connect failed");
+            Admission::Busy(failure.to_string())
         }
     };
     // A session that is gone drops a granted registration, and that calls `disconnect`.
@@ -82,7 +79,7 @@ fn admission_of(node: &Arc<Node>, session: &Arc<Session>, answer: &Answer) -> Ad
 
 /// Runs a message through the handler's own action and answers it.
 pub(super) async fn fallback(node: &Arc<Node>, session: &Arc<Session>, message: &Fallback) {
-    let attempts_max = node.settings.load().server.handler_attempts.max(1);
+    let (attempts_max, limit) = attempts(node);
     let message_id = format!("{}-{}", session.id, message.sequence);
     let mut last = CallFailure::NoHandler;
     for attempt in 1..=attempts_max {
@@ -90,7 +87,7 @@ pub(super) async fn fallback(node: &Arc<Node>, session: &Arc<Session>, message: 
             sleep(backoff(attempt)).await;
         }
         let input = fallback_input(node, session, message, &message_id, attempt);
-        last = match call_handler(node, Some(session), &message_id, Operation::Fallback, input).await {
+        last = match call_handler(node, session, &message_id, (Operation::Fallback, input), limit).await {
             Ok(answer) => match settle(node, session, message, answer) {
                 Ok(()) => return,
                 Err(failure) => failure,
@@ -177,31 +174,44 @@ fn is_first(session: &Session, message: &Fallback) -> bool {
 /// Tells the handler that an identity has ended, then the queue.
 pub(super) async fn disconnect(node: &Arc<Node>, session: &Arc<Session>, disconnect: Disconnect) {
     let Disconnect { identity, reason, afterwards, done } = disconnect;
-    let attempts_max = node.settings.load().server.handler_attempts.max(1);
+    let (attempts_max, limit) = attempts(node);
+    // A call that takes long is not made a second time: the handler may be in the middle of it.
+    let limit = limit.saturating_mul(attempts_max);
     let call = DisconnectCall { identity, reason: reason.to_owned() };
     let input = Bytes::from(serde_json::to_vec(&call).unwrap_or_default());
     for attempt in 1..=attempts_max {
         if attempt > 1 {
             sleep(backoff(attempt)).await;
         }
-        let failure = match call_handler(node, Some(session), "", Operation::Disconnect, input.clone()).await {
+        let (failure, is_last) = match call_handler(node, session, "", (Operation::Disconnect, input.clone()), limit).await {
             // A handler that refuses a disconnect has been told all the same.
             Ok(Answer { status: Status::Done | Status::Rejected | Status::Unsupported, .. }) => break,
-            Ok(answer) => String::from_utf8_lossy(&answer.bytes).into_owned(),
-            Err(failure) => failure.to_string(),
+            Ok(answer) => (String::from_utf8_lossy(&answer.bytes).into_owned(), attempt == attempts_max),
+            Err(failure @ CallFailure::TimedOut) => (failure.to_string(), true),
+            Err(failure) => (failure.to_string(), attempt == attempts_max),
         };
         metrics::counter!("plugsocket_handler_failures_total", "operation" => "disconnect").increment(1);
         tracing::warn!(session = %session.id, reason, attempt, failure, "disconnect failed");
-        if attempt == attempts_max {
+        if is_last {
             metrics::counter!("plugsocket_disconnects_given_up_total").increment(1);
+            break;
         }
     }
     match afterwards {
         Afterwards::Stay => {}
         Afterwards::Leave => announce::leave(node, &session.id, false).await,
-        Afterwards::Gone => announce::leave(node, &session.id, true).await,
+        Afterwards::Gone => {
+            let (node, id) = (Arc::clone(node), session.id.clone());
+            node.clone().calls.run_beside(async move { announce::leave(&node, &id, true).await });
+        }
     }
     drop(done);
+}
+
+/// Attempts, and the time limit of each.
+fn attempts(node: &Node) -> (u32, Duration) {
+    let server = &node.settings.load().server;
+    (server.handler_attempts.max(1), server.handler_timeout)
 }
 
 fn backoff(attempt: u32) -> Duration {
@@ -210,14 +220,13 @@ fn backoff(attempt: u32) -> Duration {
 
 async fn call_handler(
     node: &Arc<Node>,
-    session: Option<&Arc<Session>>,
+    session: &Arc<Session>,
     message_id: &str,
-    operation: Operation,
-    input: Bytes,
+    (operation, input): (Operation, Bytes),
+    limit: Duration,
 ) -> Result<Answer, CallFailure> {
     let version = node.plugins.handler().ok_or(CallFailure::NoHandler)?;
-    let sink = sink::open(node, &version, message_id.to_owned(), session.map(|session| session.id.clone()));
-    let limit = node.settings.load().server.handler_timeout;
+    let sink = sink::open(node, &version, message_id.to_owned(), Some(session.id.clone()));
     match timeout(limit, version.callee.call(operation, input, sink)).await {
         Err(_) | Ok(Err(CallError::TimedOut)) => Err(CallFailure::TimedOut),
         Ok(Err(error)) => Err(CallFailure::Failed(error.to_string())),

@@ -45,7 +45,7 @@ use crate::wire::ids::NodeId;
 #[non_exhaustive]
 pub enum ServerError {
     /// The address can't be listened on.
-    #[error("can't listen on {address} (`server.listen`): is it in use, or not this machine's?")]
+    #[error("can't listen on {address}; choose another address with --set server.listen=127.0.0.1:9000")]
     Bind {
         /// The address.
         address: SocketAddr,

@@ -6,9 +6,10 @@ use plugsocket_plugin::Id;
 use plugsocket_plugin::call::{ConnectCall, IdentityWire};
 use serde_json::Value;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::announce;
-use super::handler_calls::{Admission, Afterwards, Connect, Disconnect, Work};
+use super::handler_calls::{Admission, Afterwards, Claim, Connect, Disconnect, Work};
 use super::node::Node;
 use super::session::Session;
 use crate::config::Limits;
@@ -128,6 +129,18 @@ pub(crate) struct Request {
     pub previous: Option<Registration>,
 }
 
+/// Waits for the handler's decision; when it is not even asked in time, nobody is to ask it any more.
+async fn decide(node: &Node, mut decided: oneshot::Receiver<Admission>, claim: &Claim) -> Admission {
+    let limit = node.settings.load().server.handler_timeout;
+    let decision = match timeout(limit, &mut decided).await {
+        Ok(decision) => decision,
+        Err(_) if claim.take() => return Admission::Busy("the handler is busy".to_owned()),
+        // It has been asked, and has a time limit of its own.
+        Err(_) => decided.await,
+    };
+    decision.unwrap_or_else(|_| Admission::Busy("the server is shutting down".to_owned()))
+}
+
 /// Carries out a `register`: asks the handler, makes the session a member, tells the client. Answers the registration that holds afterwards.
 ///
 /// Dropping the future ends the registrations in it.
@@ -135,9 +148,10 @@ pub(crate) async fn register(node: Arc<Node>, session: Arc<Session>, request: Re
     let Request { call, client_id, previous } = request;
     let id = client_id.as_ref();
     let (answer, decided) = oneshot::channel();
-    let connect = Connect { call: Box::new(call), since: std::time::Instant::now(), answer };
+    let claim = Claim::default();
+    let connect = Connect { call: Box::new(call), claim: claim.clone(), answer };
     node.calls.push(&node, &session, Work::Connect(connect));
-    let admission = decided.await.unwrap_or_else(|_| Admission::Busy("the server is shutting down".to_owned()));
+    let admission = decide(&node, decided, &claim).await;
     let granted = match admission {
         Admission::Granted(granted) => granted,
         Admission::Refused(refusal) => {

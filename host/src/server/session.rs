@@ -89,6 +89,11 @@ impl Session {
         self.heard_ms.store(now_ms, Relaxed);
     }
 
+    /// Nothing is read for now, so silence is not the client's: until it is heard again, it is neither pinged nor idle.
+    pub fn pause(&self) {
+        self.heard_ms.store(u64::MAX, Relaxed);
+    }
+
     /// Starts the time within which the client has to register.
     pub fn await_registration(&self, now_ms: u64) {
         self.unregistered_since_ms.store(now_ms, Relaxed);
@@ -160,6 +165,9 @@ mod tests {
         session.heard(40_000);
         assert_eq!(session.pulse(64_999, &limits), None, "a client that speaks is not pinged");
         assert_eq!(session.pulse(65_000, &limits), Some(Pulse::Ping));
+        session.pause();
+        assert_eq!(session.pulse(900_000, &limits), None, "who is not read from is not silent");
+        session.heard(40_000);
         assert_eq!(session.pulse(100_000, &limits), Some(Pulse::Idle));
     }
 

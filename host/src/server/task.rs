@@ -3,8 +3,9 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use tokio::task::coop;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::handler_calls::Afterwards;
@@ -53,7 +54,12 @@ impl SessionTask {
     pub async fn run(mut self, mut socket: Socket) {
         let ending = loop {
             match poll_fn(|context| self.poll_turn(context, &mut socket)).await {
-                Turn::Text(text) => self.on_text(&text),
+                Turn::Text(text) => {
+                    self.on_text(&text);
+                    if self.pending.is_some() {
+                        self.session.pause();
+                    }
+                }
                 Turn::Resolved(resolved) => self.on_resolved(resolved),
                 Turn::Ended(ending) => break ending,
             }
@@ -75,14 +81,21 @@ impl SessionTask {
             self.pending = None;
             return Poll::Ready(Turn::Resolved(resolved));
         }
+        // Dozens of frames may be in one read, and thousands in a turn; other sessions of this thread want theirs.
+        let budget = ready!(coop::poll_proceed(context));
         let node = &self.node;
-        socket.poll_event(context, &self.session, || node.now_ms(), self.pending.is_none()).map(|event| match event {
+        let turn = socket.poll_event(context, &self.session, || node.now_ms(), self.pending.is_none()).map(|event| match event {
             Event::Text(text) => Turn::Text(text),
             Event::Ended(ending) => Turn::Ended(ending),
-        })
+        });
+        if turn.is_ready() {
+            budget.made_progress();
+        }
+        turn
     }
 
     fn on_resolved(&mut self, resolved: Resolved) {
+        self.session.heard(self.node.now_ms());
         if let Resolved::Registration(registration) = resolved {
             self.registration = registration;
             if self.registration.is_some() {
@@ -101,6 +114,21 @@ impl SessionTask {
             None => drop(self.node.roster.remove(&self.session.id)),
         }
         self.alive = None;
+    }
+}
+
+/// Normally all is done by then; this is for a task that panics or is cut: it leaves nothing behind.
+impl Drop for SessionTask {
+    fn drop(&mut self) {
+        if self.alive.is_none() {
+            return;
+        }
+        self.session.outlet.end();
+        drop(self.pending.take());
+        drop(self.registration.take());
+        if self.node.roster.announced(&self.session.id).is_none() {
+            drop(self.node.roster.remove(&self.session.id));
+        }
     }
 }
 

@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::Args;
-use plugsocket_plugin::call::Role;
+use plugsocket_plugin::call::{Manifest, Role};
 
-use crate::config::Common;
-use crate::config::Settings;
-use crate::plugin::{Checker, PluginError, inspect, library_path};
+use crate::config::{ActionSettings, Common, Settings};
+use crate::plugin::{Checker, PluginError, inspect, judge, library_path};
 
 /// Flags of `check`.
 #[derive(Debug, Args)]
@@ -35,34 +34,16 @@ pub async fn check(args: CheckArgs) -> anyhow::Result<()> {
     println!("{}: ok, {} actions", args.common.config.display(), settings.actions.len());
     let checker = Checker::own_executable()?;
     let mut refused = 0;
-    for Subject { name, role, path } in subjects(&settings, args.libraries) {
-        let path = match path {
-            Ok(path) => path,
-            Err(error) => {
-                refused += 1;
-                println!("{name}: {error}");
-                continue;
-            }
-        };
-        let config = settings.plugins.get(&name).map(|plugin| plugin.config.clone()).unwrap_or_default();
-        let config = serde_json::to_value(config)?.as_object().cloned().unwrap_or_default();
-        let checked = match inspect(&path) {
-            Ok(_) => checker.check(&path, &[role], &config).await,
-            Err(error) => Err(error),
-        };
-        match checked {
-            Ok(manifest) => {
-                println!(
-                    "{}: ok as {role:?}: {} {}, actions: {}",
-                    path.display(),
-                    manifest.name,
-                    manifest.version,
-                    manifest.actions.join(", ")
-                );
+    for subject in subjects(&settings, args.libraries) {
+        let place = subject.path.as_ref().map_or_else(|_| subject.name.clone(), |path| path.display().to_string());
+        match try_out(&checker, &settings, &subject).await {
+            Ok(Manifest { name, version, handler, actions, .. }) => {
+                let handler = if handler { "handler, " } else { "" };
+                println!("{place}: ok: {name} {version}, {handler}actions: {}", actions.join(", "));
             }
             Err(error) => {
                 refused += 1;
-                println!("{}: refused as {role:?}: {error}", path.display());
+                println!("{place}: refused: {error:#}");
             }
         }
     }
@@ -72,26 +53,48 @@ pub async fn check(args: CheckArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One library in one role.
+/// One library, and what the config wants of it.
 struct Subject {
     name: String,
-    role: Role,
+    roles: Vec<Role>,
+    actions: Vec<String>,
     path: Result<PathBuf, PluginError>,
+}
+
+/// The steps a reload takes, short of serving anybody.
+async fn try_out(checker: &Checker, settings: &Settings, subject: &Subject) -> anyhow::Result<Manifest> {
+    let path = subject.path.as_ref().map_err(|error| anyhow!("{error}"))?;
+    inspect(path)?;
+    let config = settings.plugins.get(&subject.name).map(|plugin| plugin.config.clone()).unwrap_or_default();
+    let config = serde_json::to_value(config)?.as_object().cloned().unwrap_or_default();
+    let manifest = checker.check(path, &subject.roles, &config).await?;
+    // A library that the config does not name yet may be anything.
+    let wanted: &[Role] = if subject.actions.is_empty() && subject.roles.len() > 1 { &[] } else { &subject.roles };
+    judge(&manifest, wanted)?;
+    let missing: Vec<_> = subject.actions.iter().filter(|action| !manifest.actions.contains(action)).map(String::as_str).collect();
+    if !missing.is_empty() {
+        bail!("[actions] wants {} of it, but it exports only: {}", missing.join(", "), manifest.actions.join(", "));
+    }
+    Ok(manifest)
 }
 
 fn subjects(settings: &Settings, libraries: Vec<PathBuf>) -> Vec<Subject> {
     let by_path = |path: PathBuf| {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        Subject { name: stem.trim_start_matches("lib").to_owned(), role: Role::Actions, path: Ok(path) }
+        let name = stem.strip_prefix("lib").unwrap_or(&stem).to_owned();
+        Subject { name, roles: vec![Role::Handler, Role::Actions], actions: Vec::new(), path: Ok(path) }
     };
     if !libraries.is_empty() {
         return libraries.into_iter().map(by_path).collect();
     }
-    let actions: BTreeSet<_> = settings.actions.values().map(|action| &action.plugin).collect();
-    let actions = actions.into_iter().map(|name| (name, Role::Actions));
-    let handler = settings.server.handler.iter().map(|name| (name, Role::Handler));
-    handler
-        .chain(actions)
-        .map(|(name, role)| Subject { name: name.clone(), role, path: library_path(&settings.plugins_dir, name) })
-        .collect()
+    let handler = settings.server.handler.as_ref();
+    let names: BTreeSet<_> = handler.into_iter().chain(settings.actions.values().map(|action| &action.plugin)).collect();
+    let subject = |name: &String| {
+        let is_theirs = |entry: &(&String, &ActionSettings)| entry.1.plugin == *name;
+        let actions: Vec<_> = settings.actions.iter().filter(is_theirs).map(|(action, _)| action.clone()).collect();
+        let handler = (handler == Some(name)).then_some(Role::Handler);
+        let roles = handler.into_iter().chain((!actions.is_empty()).then_some(Role::Actions)).collect();
+        Subject { name: name.clone(), roles, actions, path: library_path(&settings.plugins_dir, name) }
+    };
+    names.into_iter().map(subject).collect()
 }

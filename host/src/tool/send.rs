@@ -63,7 +63,8 @@ struct To {
 pub async fn send(args: SendArgs) -> anyhow::Result<()> {
     let settings = args.common.source(Vec::new()).load()?;
     if settings.queue == "memory" {
-        bail!("the memory queue lives inside `plugsocket dev`; send to that by POST http://{{ops.listen}}/v1/send");
+        let ops = settings.ops.listen.map_or_else(|| "ops.listen".to_owned(), |ops| ops.to_string());
+        bail!("the memory queue lives inside `plugsocket dev`: send with POST http://{ops}/v1/send instead");
     }
     check_action(&args.action, settings.limits.action_bytes_max).map_err(anyhow::Error::msg)?;
     let data = Json::parse(Bytes::from(args.data)).context("DATA is not JSON; quote it for the shell: '{\"text\": \"hi\"}'")?;

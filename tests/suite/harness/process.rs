@@ -49,6 +49,13 @@ impl Process {
         Self::tool(&["dev", "--config", config.path()])
     }
 
+    /// Starts `plugsocket-server` or `plugsocket-worker` (`server`, `worker`) with any arguments.
+    pub fn program(name: &str, args: &[&str]) -> Self {
+        let server = name == "server";
+        let path = if server { env!("CARGO_BIN_EXE_plugsocket-server") } else { env!("CARGO_BIN_EXE_plugsocket-worker") };
+        Self::binary(name, path, args)
+    }
+
     /// Starts `plugsocket` with any arguments.
     pub fn tool(args: &[&str]) -> Self {
         Self::binary("plugsocket", env!("CARGO_BIN_EXE_plugsocket"), args)

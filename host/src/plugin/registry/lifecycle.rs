@@ -176,7 +176,10 @@ impl Attempt {
 }
 
 /// Whether the manifest fits what the plugin is wanted for.
-fn judge(manifest: &Manifest, roles: &[Role]) -> Result<(), PluginError> {
+///
+/// # Errors
+/// [`PluginError::Manifest`]
+pub fn judge(manifest: &Manifest, roles: &[Role]) -> Result<(), PluginError> {
     if manifest.panic == "abort" {
         let text = "it is built with panic = \"abort\", so its panics would end this process; build it with panic = \"unwind\"";
         return Err(PluginError::Manifest(text.to_owned()));

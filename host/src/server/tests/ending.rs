@@ -132,6 +132,38 @@ async fn draining_closes_all_and_waits_for_their_disconnects() {
 }
 
 #[tokio::test]
+async fn a_slow_disconnect_is_not_made_twice() {
+    let mut house = House::open(|settings| settings.server.handler_timeout = Duration::from_millis(50)).await;
+    house.script.gate.add_permits(1); // for `connect`
+    let client = house.registered(json!({"fields": {"x": "hold"}, "connection_id": "a"})).await;
+    drop(client);
+    house.disconnected("client").await;
+    until("it is given up", || house.sessions.handler_calls() == 0).await;
+    house.drained().await;
+    house.no_more_calls();
+}
+
+#[tokio::test]
+async fn a_queue_that_is_away_delays_no_disconnect() {
+    let mut house = House::open(|settings| {
+        settings.server.handler_calls_max = 2;
+        settings.server.drain_timeout = Duration::from_millis(500);
+    })
+    .await;
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(house.registered(json!({})).await);
+    }
+    *house.queue.is_announcing.lock().unwrap() = false;
+    drop(clients);
+    for _ in 0..10 {
+        house.disconnected("client").await;
+    }
+    *house.queue.is_announcing.lock().unwrap() = true;
+    until("the queue forgets all", || house.queue.entries.lock().unwrap().is_empty()).await;
+}
+
+#[tokio::test]
 async fn draining_does_not_wait_for_ever() {
     let mut house = House::open(|settings| settings.server.drain_timeout = Duration::from_millis(200)).await;
     let mut client = house.registered(json!({})).await;

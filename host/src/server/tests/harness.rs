@@ -146,6 +146,10 @@ impl House {
         timeout(PATIENCE, self.calls.recv()).await.expect("a handler call").unwrap()
     }
 
+    pub fn try_call(&mut self) -> Option<Call> {
+        self.calls.try_recv().ok()
+    }
+
     /// The next call is a `disconnect`, with this reason.
     pub async fn disconnected(&mut self, reason: &str) -> Value {
         let (operation, call) = self.call().await;

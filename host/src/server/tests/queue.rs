@@ -116,6 +116,9 @@ impl Presence for TestQueue {
     }
 
     async fn leave(&self, entry: &Entry, _last_of_user: bool, _last_of_groups: &[String]) -> Result<(), QueueError> {
+        while !*self.is_announcing.lock().unwrap() {
+            tokio::time::sleep(Duration::from_millis(5)).await; // as with a queue that is away
+        }
         self.entries.lock().unwrap().remove(entry.session.as_str());
         Ok(())
     }

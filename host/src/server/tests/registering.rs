@@ -165,6 +165,26 @@ async fn a_socket_that_closes_while_connect_is_pending_gets_its_disconnect() {
 }
 
 #[tokio::test]
+async fn a_registration_waits_for_a_busy_handler_no_longer_than_a_call_may_take() {
+    let mut house = House::open(|settings| {
+        settings.server.handler_calls_max = 1;
+        settings.server.handler_attempts = 50;
+        settings.server.handler_timeout = Duration::from_millis(100);
+    })
+    .await;
+    let mut client = house.registered(json!({})).await;
+    client.send(json!({"action": "a", "data": "hold"})).await;
+    assert_eq!(house.call().await.0, Operation::Fallback);
+    let mut second = house.client().await;
+    assert_eq!(second.ask(json!({"action": "register", "id": 1})).await["data"]["code"], "busy");
+    house.script.gate.add_permits(1);
+    until("the handler is free", || house.sessions.handler_calls() == 0).await;
+    assert_eq!(second.ask(json!({"action": "register", "id": 2})).await["action"], "registered");
+    let registrations = std::iter::from_fn(|| house.try_call()).filter(|call| call.0 == Operation::Connect).count();
+    assert_eq!(registrations, 1, "what was given up is not asked");
+}
+
+#[tokio::test]
 async fn who_does_not_register_is_closed() {
     let house = House::open(|settings| settings.limits.registration_timeout = Duration::from_millis(50)).await;
     assert_eq!(house.client().await.close_code().await, 4101);
