@@ -202,7 +202,7 @@ fn load_text(error: &LibraryError) -> String {
             format!("built with abi_stable {}.{}, which this host can't load", found.abi_major, found.abi_minor)
         }
         LibraryError::IncompatibleVersionNumber { expected_version, actual_version, .. } => {
-            format!("built with plugsocket-plugin {actual_version}, this host needs {expected_version}: rebuild it")
+            format!("built with plugsocket-abi {actual_version}, this host needs {expected_version}: rebuild it with a matching plugsocket-plugin")
         }
         other => {
             let words = other.to_string().split_whitespace().collect::<Vec<_>>().join(" ");

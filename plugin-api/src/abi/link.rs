@@ -8,13 +8,6 @@ use super::{HostServices, Sink};
 use crate::call::{HostOperation, Status};
 use crate::context::HostLink;
 
-impl Sink {
-    /// Appends bytes to whatever the caller collects. Only during the call the sink was passed to.
-    pub fn write(&self, bytes: &[u8]) {
-        (self.write)(self.target, RSlice::from_slice(bytes));
-    }
-}
-
 /// Runs `call` with a sink and answers what it returned and the bytes that were written meanwhile. The sink is dead afterwards: `call`
 /// must not let it out.
 pub fn collect<T>(call: impl FnOnce(Sink) -> T) -> (T, Vec<u8>) {
