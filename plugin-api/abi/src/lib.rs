@@ -7,7 +7,7 @@
 //! A crate of its own because abi_stable also compares the version of the crate that defines a type: here it stays 1.x, while
 //! `plugsocket-plugin` takes whatever version it needs and loads into the same hosts.
 #![allow(non_camel_case_types)] // abi_stable names the reference type by its own pattern.
-#![allow(unsafe_code)] // `Send` and `Sync` of what the host hands out; each states its reason.
+#![allow(unsafe_code)] // Raw pointers cross the border: what passes them on is `unsafe`, and says what it needs.
 
 #[cfg(test)]
 mod layout;
@@ -27,13 +27,17 @@ pub struct Sink {
     /// Opaque to the callee; given back to `write`.
     pub target: *mut c_void,
     /// Appends bytes to `target`.
-    pub write: extern "C" fn(*mut c_void, RSlice<'_, u8>),
+    pub write: unsafe extern "C" fn(*mut c_void, RSlice<'_, u8>),
 }
 
 impl Sink {
-    /// Appends bytes to whatever the caller collects. Only during the call the sink was passed to.
-    pub fn write(&self, bytes: &[u8]) {
-        (self.write)(self.target, RSlice::from_slice(bytes));
+    /// Appends bytes to whatever the caller collects.
+    ///
+    /// # Safety
+    /// Only during the call the sink was passed to, and on one thread at a time.
+    pub unsafe fn write(&self, bytes: &[u8]) {
+        // SAFETY: the target goes back to the function it came with, while it lives, as promised.
+        unsafe { (self.write)(self.target, RSlice::from_slice(bytes)) }
     }
 }
 
@@ -45,7 +49,7 @@ pub struct HostServices {
     pub host: *const c_void,
     /// `invoke(host, call, operation, input, answer) -> status`: numbers and bytes are `plugsocket_plugin::call`'s.
     /// `call` is the token of the call that asks, 0 outside of any call. May block the calling thread; never called from the host's async threads.
-    pub invoke: extern "C" fn(*const c_void, u64, u32, RSlice<'_, u8>, Sink) -> u8,
+    pub invoke: unsafe extern "C" fn(*const c_void, u64, u32, RSlice<'_, u8>, Sink) -> u8,
 }
 
 // SAFETY: the host hands out a pointer to a `Sync` object that outlives every instance, and `invoke` may be called from any thread.
@@ -60,14 +64,14 @@ unsafe impl Sync for HostServices {}
 #[sabi(missing_field(panic))]
 pub struct PluginModule {
     /// Writes the manifest (`plugsocket_plugin::call::Manifest`, JSON).
-    pub describe: extern "C" fn(Sink) -> u8,
+    pub describe: unsafe extern "C" fn(Sink) -> u8,
     /// `create(request, host, answer)`: builds one instance from a `plugsocket_plugin::call::CreateRequest`; null and an error text in `answer` when it can't.
-    pub create: extern "C" fn(RSlice<'_, u8>, HostServices, Sink) -> *mut c_void,
+    pub create: unsafe extern "C" fn(RSlice<'_, u8>, HostServices, Sink) -> *mut c_void,
     /// `call(instance, call, operation, input, answer) -> status`; callable from many threads at once. `call` is a token for [`HostServices::invoke`].
-    pub call: extern "C" fn(*const c_void, u64, u32, RSlice<'_, u8>, Sink) -> u8,
+    pub call: unsafe extern "C" fn(*const c_void, u64, u32, RSlice<'_, u8>, Sink) -> u8,
     /// Runs the plugin's shutdown and frees the instance; the pointer is dead afterwards. Called once, when no call is running.
     #[sabi(last_prefix_field)]
-    pub shutdown: extern "C" fn(*mut c_void),
+    pub shutdown: unsafe extern "C" fn(*mut c_void),
 }
 
 impl RootModule for PluginModule_Ref {
