@@ -62,6 +62,12 @@ impl Action for Probe {
     }
 }
 
+impl Drop for Probe {
+    fn drop(&mut self) {
+        assert!(self.0 != "panic", "one that fails to end, twice");
+    }
+}
+
 struct Door;
 
 impl Door {
@@ -199,7 +205,9 @@ fn panics_end_in_the_plugin() {
 
     let (instance, text) = host.create(r#"{"role":"actions","config":{"explode":true}}"#);
     assert!(instance.is_null());
-    assert!(text.starts_with("the constructor panicked: constructor went off"), "{text}");
+    // What was built before it was ended, though that panics in `shutdown` and again when it is dropped.
+    assert!(text.starts_with("the constructor of `grenade` panicked: constructor went off"), "{text}");
+    assert_eq!(host.logged().iter().filter(|event| event.message == "bye").count(), 5);
 }
 
 #[test]
