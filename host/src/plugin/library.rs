@@ -17,6 +17,7 @@ use plugsocket_plugin::abi::{HostServices, PluginModule_Ref, Sink};
 use plugsocket_plugin::call::{CreateRequest, Manifest, Operation, Status};
 
 use super::Answer;
+use super::check::end_of;
 use super::error::PluginError;
 
 /// Longest answer either side may write, in bytes.
@@ -91,7 +92,7 @@ impl Library {
         if pointer.is_null() {
             door.host.store(None);
             let text = buffer.into_bytes().unwrap_or_else(Into::into);
-            return Err(PluginError::Constructor(String::from_utf8_lossy(&text).into_owned()));
+            return Err(PluginError::Constructor(end_of(&String::from_utf8_lossy(&text))));
         }
         Ok(Instance { module: self.module, pointer, door })
     }
