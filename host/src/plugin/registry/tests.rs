@@ -228,4 +228,36 @@ async fn a_constructor_that_fails_for_outside_reasons_is_tried_again() {
     .await
     .expect("it is not tried again");
     assert_eq!(bench.registry.snapshot()[0].state, PluginState::Live);
+
+    // Beside a live version too: a build that came while the database was away is not forgotten.
+    fs::remove_file(&database).unwrap();
+    bench.rebuild("second");
+    let refused = bench.apply().await;
+    assert_eq!(refused.last_rejection.unwrap().reason, "its constructor failed: no database");
+    fs::write(&database, "").unwrap();
+    time::timeout(SOON, async {
+        while bench.registry.snapshot()[0].version == refused.version {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the new build is not tried again");
+    assert_eq!(bench.registry.snapshot()[0].last_rejection, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_action_that_moves_to_another_plugin_is_served_throughout() {
+    let bench = bench(CHAT, true).await;
+    fs::copy(chat_library(), bench.folder.path().join("plugins/libother.so")).unwrap();
+    bench.configure("[server]\nhandler = \"other\"\n[actions]\necho = \"other\"");
+    let registry = Arc::clone(&bench.registry);
+    let moved = tokio::spawn(async move { registry.apply().await });
+    let plugin = |version: Option<Arc<LiveVersion>>| version.expect("nobody serves it").plugin.to_string();
+    while !moved.is_finished() {
+        plugin(bench.registry.action("echo"));
+        plugin(bench.registry.handler());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((plugin(bench.registry.action("echo")), plugin(bench.registry.handler())), ("other".to_owned(), "other".to_owned()));
+    assert_eq!(bench.registry.snapshot().len(), 1, "the plugin it had is not wanted any more");
 }
