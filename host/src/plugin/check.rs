@@ -30,7 +30,7 @@ const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 /// The rest of the child's output is waited for this long; processes that the plugin has started may hold its pipes for ever.
 const OUTPUT_GRACE: Duration = Duration::from_millis(200);
 /// Longest text of a plugin that is passed on, in bytes; its end counts.
-const TEXT_BYTES_MAX: usize = 4096;
+pub(super) const TEXT_BYTES_MAX: usize = 4096;
 const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const EXIT_REFUSED: u8 = 1;
 const EXIT_CONSTRUCTOR: u8 = 2;

@@ -17,7 +17,7 @@ use plugsocket_plugin::abi::{HostServices, PluginModule_Ref, Sink};
 use plugsocket_plugin::call::{CreateRequest, Manifest, Operation, Status};
 
 use super::Answer;
-use super::check::end_of;
+use super::check::{TEXT_BYTES_MAX, end_of};
 use super::error::PluginError;
 
 /// Longest answer either side may write, in bytes.
@@ -117,6 +117,10 @@ impl Instance {
         // SAFETY: only `shutdown` ends the instance, and that takes `self`; input and buffer outlive the call.
         let status = unsafe { (self.module.call())(self.pointer, token, operation as u32, RSlice::from_slice(input), buffer.sink()) };
         match (Status::try_from(status), buffer.into_bytes()) {
+            // Such a text goes to the log and to dead letters.
+            (Ok(status @ (Status::Retry | Status::Panicked)), Ok(bytes)) if bytes.len() > TEXT_BYTES_MAX => {
+                Answer { status, bytes: end_of(&String::from_utf8_lossy(&bytes)).into() }
+            }
             (Ok(status), Ok(bytes)) => Answer { status, bytes: bytes.into() },
             (Err(number), _) => Answer::retry(format!("plugin answered with the unknown status {number}")),
             (_, Err(reason)) => Answer::retry(reason),
