@@ -24,6 +24,15 @@ impl HostSink for Quiet {
     }
 }
 
+struct Panicking;
+
+#[async_trait]
+impl HostSink for Panicking {
+    async fn request(&self, _operation: HostOperation, _input: Bytes) -> Answer {
+        panic!("of the host");
+    }
+}
+
 struct Bench {
     registry: Arc<Registry>,
     settings: LiveSettings,
@@ -122,6 +131,17 @@ async fn a_new_build_takes_over_and_the_old_one_finishes() {
     bench.registry.close().await;
     assert!(bench.registry.action("echo").is_none());
     assert_eq!(bench.copies(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_of_the_host_does_not_cross_the_border() {
+    let bench = bench(CHAT, true).await;
+    let version = bench.registry.action("echo").unwrap();
+    let call = json!({"action": "history", "connection_id": "c", "data": {"room": "lobby"}}).to_string();
+    let call = version.callee.call(Operation::Action, call.into(), Arc::new(Panicking));
+    let answer = time::timeout(SOON, call).await.unwrap().unwrap();
+    assert_eq!(answer, Answer::retry("the host panicked: of the host"));
+    echo(&version).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
