@@ -45,12 +45,17 @@ impl Instance {
                         definition.name
                     )
                 })?;
-                instance.handler = Some(new(&config).map_err(|error| format!("the handler's constructor refused: {error}"))?);
+                instance.handler = Some(built("the handler's constructor", || new(&config))?);
             }
             Role::Actions => {
                 for (name, new) in definition.actions {
-                    let action = new(&config).map_err(|error| format!("the constructor of `{name}` refused: {error}"))?;
-                    instance.actions.insert(name, action);
+                    match built(&format!("the constructor of `{name}`"), || new(&config)) {
+                        Ok(action) => instance.actions.insert(name, action),
+                        Err(error) => {
+                            instance.shutdown(); // What was built before it may have threads by now.
+                            return Err(error);
+                        }
+                    };
                 }
             }
         }
@@ -82,23 +87,29 @@ impl Instance {
     /// Ends everything; one that panics does not keep the others from their end.
     pub(crate) fn shutdown(self) {
         for (name, action) in self.actions {
-            end(name, || {
-                action.shutdown();
-                drop(action);
-            });
+            end(name, "shutdown", || action.shutdown());
+            end(name, "drop", || drop(action));
         }
         if let Some(handler) = self.handler {
-            end("handler", || {
-                handler.shutdown();
-                drop(handler);
-            });
+            end("handler", "shutdown", || handler.shutdown());
+            end("handler", "drop", || drop(handler));
         }
     }
 }
 
-fn end(name: &str, work: impl FnOnce()) {
+/// Each step in a guard of its own: an object dropped while another panic unwinds would, if it panics as well, end the process.
+fn end(name: &str, step: &str, work: impl FnOnce()) {
     if let Err(panic) = panics::guard(work) {
-        tracing::error!(name, panic, "shutdown panicked");
+        tracing::error!(name, panic, "{step} panicked");
+    }
+}
+
+/// A constructor's result, its panic included.
+fn built<T>(what: &str, new: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    match panics::guard(new) {
+        Ok(Ok(made)) => Ok(made),
+        Ok(Err(error)) => Err(format!("{what} refused: {error}")),
+        Err(panic) => Err(format!("{what} panicked: {panic}")),
     }
 }
 

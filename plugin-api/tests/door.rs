@@ -1,4 +1,5 @@
 //! A plugin as the host meets it: through the root module's function pointers.
+#![allow(unsafe_code)] // The host's half of the border.
 #![allow(clippy::unwrap_used, clippy::panic)] // The probe panics on purpose, and what the tests share unwraps.
 
 use std::convert::Infallible;
@@ -61,6 +62,12 @@ impl Action for Probe {
     }
 }
 
+impl Drop for Probe {
+    fn drop(&mut self) {
+        assert!(self.0 != "panic", "one that fails to end, twice");
+    }
+}
+
 struct Door;
 
 impl Door {
@@ -89,15 +96,15 @@ struct Host {
     asked: Mutex<Vec<(u64, HostOperation, String)>>,
 }
 
-#[allow(unsafe_code)] // The host's half of the border.
-extern "C" fn invoke(host: *const c_void, call: u64, operation: u32, input: RSlice<'_, u8>, answer: Sink) -> u8 {
+unsafe extern "C" fn invoke(host: *const c_void, call: u64, operation: u32, input: RSlice<'_, u8>, answer: Sink) -> u8 {
     // SAFETY: every test keeps its `Host` until its last instance is shut down.
     let host = unsafe { &*host.cast::<Host>() };
     let operation = HostOperation::try_from(operation).unwrap();
     let input = String::from_utf8(input.as_slice().to_vec()).unwrap();
     host.asked.lock().unwrap().push((call, operation, input));
     if operation == HostOperation::Store {
-        answer.write(b"the store is away");
+        // SAFETY: the call it was passed to is this one.
+        unsafe { answer.write(b"the store is away") };
         return Status::Retry as u8;
     }
     Status::Done as u8
@@ -110,7 +117,8 @@ impl Host {
 
     fn create(&self, request: &str) -> (*mut c_void, String) {
         let create = module().create();
-        let (instance, text) = collect(|sink| create(RSlice::from_slice(request.as_bytes()), self.services(), sink));
+        // SAFETY: the sink is used within the call only; every test keeps its host until its last instance is shut down.
+        let (instance, text) = collect(|sink| unsafe { create(RSlice::from_slice(request.as_bytes()), self.services(), sink) });
         (instance, String::from_utf8(text).unwrap())
     }
 
@@ -125,8 +133,14 @@ fn module() -> PluginModule_Ref {
 }
 
 fn call(instance: *mut c_void, operation: u32, input: &str) -> (Status, String) {
-    let (status, answer) = collect(|sink| module().call()(instance, 5, operation, RSlice::from_slice(input.as_bytes()), sink));
+    // SAFETY: null, or an instance that is not shut down yet.
+    let (status, answer) = collect(|sink| unsafe { module().call()(instance, 5, operation, RSlice::from_slice(input.as_bytes()), sink) });
     (Status::try_from(status).unwrap(), String::from_utf8(answer).unwrap())
+}
+
+fn shutdown(instance: *mut c_void) {
+    // SAFETY: every test ends its instances once, after their last call.
+    unsafe { module().shutdown()(instance) }
 }
 
 fn act(instance: *mut c_void, input: &str) -> (Status, String) {
@@ -140,7 +154,8 @@ fn the_symbol_is_the_one_the_host_looks_up() {
 
 #[test]
 fn the_manifest_says_what_is_exported() {
-    let (status, manifest) = collect(|sink| module().describe()(sink));
+    // SAFETY: the sink is used within the call only.
+    let (status, manifest) = collect(|sink| unsafe { module().describe()(sink) });
     let manifest: Manifest = serde_json::from_slice(&manifest).unwrap();
     assert_eq!(Status::try_from(status), Ok(Status::Done));
     assert_eq!((manifest.name.as_str(), manifest.handler, manifest.panic.as_str()), ("probe", true, "unwind"));
@@ -166,7 +181,7 @@ fn a_message_goes_in_and_sends_logs_and_a_reply_come_out() {
 
     let sends: Vec<_> = host.asked.lock().unwrap().iter().filter(|asked| asked.1 == HostOperation::Send).cloned().collect();
     assert_eq!(sends, [(5, HostOperation::Send, r#"{"to":{"user":"7"},"except":"c9","action":"said","data":"hi"}"#.to_owned())]);
-    module().shutdown()(instance);
+    shutdown(instance);
     let logged = host.logged();
     assert_eq!((logged[0].level.as_str(), logged[0].target.as_str(), logged[0].message.as_str()), ("WARN", "probe", "heard"));
     assert_eq!(logged[0].fields["word"], "hi");
@@ -186,11 +201,13 @@ fn panics_end_in_the_plugin() {
     assert_eq!(status, Status::Panicked);
     assert!(text.contains("no text"), "{text}");
     assert_eq!(act(instance, r#"{"action":"say","data":"still here"}"#).0, Status::Done);
-    module().shutdown()(instance);
+    shutdown(instance);
 
     let (instance, text) = host.create(r#"{"role":"actions","config":{"explode":true}}"#);
     assert!(instance.is_null());
-    assert!(text.starts_with("the constructor panicked: constructor went off"), "{text}");
+    // What was built before it was ended, though that panics in `shutdown` and again when it is dropped.
+    assert!(text.starts_with("the constructor of `grenade` panicked: constructor went off"), "{text}");
+    assert_eq!(host.logged().iter().filter(|event| event.message == "bye").count(), 5);
 }
 
 #[test]
@@ -218,5 +235,5 @@ fn the_handler_is_an_instance_of_its_own() {
     assert_eq!(status, Status::Rejected);
     assert!(text.contains("unknown_action") && text.contains("what"), "{text}");
     assert_eq!(act(instance, r#"{"action":"say"}"#).0, Status::Rejected);
-    module().shutdown()(instance);
+    shutdown(instance);
 }

@@ -9,6 +9,7 @@ mod config;
 mod crash;
 mod drain;
 mod flow;
+mod hostile;
 mod page;
 mod reload;
 mod send;

@@ -27,6 +27,10 @@ const CHILD_LIFE_MAX: Duration = Duration::from_secs(7);
 /// The manifest's line on the child's standard output, where the plugin may print as well.
 const MANIFEST_MARK: &str = "plugsocket-manifest: ";
 const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+/// The rest of the child's output is waited for this long; processes that the plugin has started may hold its pipes for ever.
+const OUTPUT_GRACE: Duration = Duration::from_millis(200);
+/// Longest text of a plugin that is passed on, in bytes; its end counts.
+pub(super) const TEXT_BYTES_MAX: usize = 4096;
 const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const EXIT_REFUSED: u8 = 1;
 const EXIT_CONSTRUCTOR: u8 = 2;
@@ -77,9 +81,9 @@ impl Checker {
     /// Dropping the future kills the child.
     ///
     /// # Errors
-    /// [`PluginError::Constructor`] with the plugin's text; [`PluginError::Check`] for everything else, a crash by its signal's name.
+    /// [`PluginError::Constructor`] with the plugin's text, or when it hangs; [`PluginError::Check`] for everything else, a crash by its
+    /// signal's name; [`PluginError::Files`] when no process can be started.
     pub async fn check(&self, path: &Path, roles: &[Role], config: &Map<String, Value>) -> Result<Manifest, PluginError> {
-        let failed = |doing: &str, error: std::io::Error| PluginError::Check(format!("can't {doing} the process that checks it: {error}"));
         let config = serde_json::to_vec(config).map_err(|error| PluginError::Check(error.to_string()))?;
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).arg(CHECK_ARGUMENT).arg(path).arg(role_names(roles));
@@ -89,7 +93,7 @@ impl Checker {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PLUGSOCKET_")) {
             command.env_remove(name);
         }
-        let mut child = command.spawn().map_err(|error| failed("start", error))?;
+        let mut child = command.spawn().map_err(PluginError::files("start the process that checks it,", &self.program))?;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let feed = async {
             if let Some(mut stdin) = stdin {
@@ -97,12 +101,25 @@ impl Checker {
                 let _ = stdin.write_all(&config).await;
             }
         };
-        let run = async { tokio::join!(feed, tail(stdout), tail(stderr), child.wait()) };
-        let Ok(((), stdout, stderr, status)) = time::timeout(self.timeout, run).await else {
-            return Err(PluginError::Check(format!("its constructor or shutdown did not end within {:?}", self.timeout)));
+        let (mut said, mut complained) = (Vec::new(), Vec::new());
+        let status = {
+            let output = async { tokio::join!(feed, tail(stdout, &mut said), tail(stderr, &mut complained)) };
+            tokio::pin!(output);
+            let run = async {
+                tokio::select! {
+                    status = child.wait() => {
+                        let _ = time::timeout(OUTPUT_GRACE, &mut output).await;
+                        status
+                    }
+                    _ = &mut output => child.wait().await,
+                }
+            };
+            let ended = time::timeout(self.timeout, run).await;
+            // Retried as a failed constructor is: what it waits for may come.
+            ended.map_err(|_| PluginError::Constructor(format!("it, or its shutdown, did not end within {:?}", self.timeout)))?
         };
-        let status = status.map_err(|error| failed("wait for", error))?;
-        verdict(status, &String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr).trim())
+        let status = status.map_err(PluginError::files("wait for the process that checks it,", &self.program))?;
+        verdict(status, &String::from_utf8_lossy(&said), String::from_utf8_lossy(&complained).trim())
     }
 }
 
@@ -112,7 +129,7 @@ fn verdict(status: ExitStatus, stdout: &str, stderr: &str) -> Result<Manifest, P
         let manifest = manifest.ok_or_else(|| PluginError::Check("it ended the process that checks it".to_owned()))?;
         return serde_json::from_str(manifest).map_err(|error| PluginError::Manifest(error.to_string()));
     }
-    let last = stderr.rsplit(MANIFEST_MARK).next().unwrap_or(stderr).trim().to_owned();
+    let last = end_of(stderr.rsplit(MANIFEST_MARK).next().unwrap_or(stderr).trim());
     match status.code() {
         Some(code) if code == i32::from(EXIT_CONSTRUCTOR) => Err(PluginError::Constructor(last)),
         Some(code) if code == i32::from(EXIT_REFUSED) => Err(PluginError::Check(last)),
@@ -143,16 +160,20 @@ fn signal_name(status: ExitStatus) -> String {
     status.to_string()
 }
 
+/// The last part of a plugin's text.
+pub(super) fn end_of(text: &str) -> String {
+    let start = (text.len().saturating_sub(TEXT_BYTES_MAX)..=text.len()).find(|start| text.is_char_boundary(*start)).unwrap_or_default();
+    text.get(start..).unwrap_or_default().to_owned()
+}
+
 /// Reads to the end and keeps the last part.
-async fn tail(reader: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let Some(mut reader) = reader else { return kept };
-    while matches!(reader.read_buf(&mut kept).await, Ok(count) if count > 0) {
+async fn tail(reader: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
+    let Some(mut reader) = reader else { return };
+    while matches!(reader.read_buf(kept).await, Ok(count) if count > 0) {
         if kept.len() > 2 * OUTPUT_BYTES_MAX {
             kept.drain(..kept.len() - OUTPUT_BYTES_MAX);
         }
     }
-    kept
 }
 
 fn role_names(roles: &[Role]) -> String {

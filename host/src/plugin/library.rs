@@ -17,6 +17,7 @@ use plugsocket_plugin::abi::{HostServices, PluginModule_Ref, Sink};
 use plugsocket_plugin::call::{CreateRequest, Manifest, Operation, Status};
 
 use super::Answer;
+use super::check::{TEXT_BYTES_MAX, end_of};
 use super::error::PluginError;
 
 /// Longest answer either side may write, in bytes.
@@ -67,7 +68,8 @@ impl Library {
     /// [`PluginError::Manifest`]
     pub(super) fn describe(self) -> Result<Manifest, PluginError> {
         let mut buffer = Buffer::default();
-        let status = (self.module.describe())(buffer.sink());
+        // SAFETY: the buffer outlives the call.
+        let status = unsafe { (self.module.describe())(buffer.sink()) };
         let bytes = buffer.into_bytes().map_err(PluginError::Manifest)?;
         match Status::try_from(status) {
             Ok(Status::Done) => serde_json::from_slice(&bytes).map_err(|error| PluginError::Manifest(error.to_string())),
@@ -85,11 +87,12 @@ impl Library {
         let door: &'static Door = Box::leak(Box::new(Door { host: ArcSwapOption::from_pointee(host) }));
         let services = HostServices { host: std::ptr::from_ref(door).cast(), invoke };
         let mut buffer = Buffer::default();
-        let pointer = (self.module.create())(RSlice::from_slice(&request), services, buffer.sink());
+        // SAFETY: request and buffer outlive the call; the door is leaked, so the services outlive every instance.
+        let pointer = unsafe { (self.module.create())(RSlice::from_slice(&request), services, buffer.sink()) };
         if pointer.is_null() {
             door.host.store(None);
             let text = buffer.into_bytes().unwrap_or_else(Into::into);
-            return Err(PluginError::Constructor(String::from_utf8_lossy(&text).into_owned()));
+            return Err(PluginError::Constructor(end_of(&String::from_utf8_lossy(&text))));
         }
         Ok(Instance { module: self.module, pointer, door })
     }
@@ -111,8 +114,13 @@ impl Instance {
     /// Runs one operation on this thread.
     pub(super) fn call(&self, token: u64, operation: Operation, input: &[u8]) -> Answer {
         let mut buffer = Buffer::default();
-        let status = (self.module.call())(self.pointer, token, operation as u32, RSlice::from_slice(input), buffer.sink());
+        // SAFETY: only `shutdown` ends the instance, and that takes `self`; input and buffer outlive the call.
+        let status = unsafe { (self.module.call())(self.pointer, token, operation as u32, RSlice::from_slice(input), buffer.sink()) };
         match (Status::try_from(status), buffer.into_bytes()) {
+            // Such a text goes to the log and to dead letters.
+            (Ok(status @ (Status::Retry | Status::Panicked)), Ok(bytes)) if bytes.len() > TEXT_BYTES_MAX => {
+                Answer { status, bytes: end_of(&String::from_utf8_lossy(&bytes)).into() }
+            }
             (Ok(status), Ok(bytes)) => Answer { status, bytes: bytes.into() },
             (Err(number), _) => Answer::retry(format!("plugin answered with the unknown status {number}")),
             (_, Err(reason)) => Answer::retry(reason),
@@ -121,7 +129,8 @@ impl Instance {
 
     /// Runs the plugin's shutdown and frees the instance. No call may be running: holding the value itself proves it.
     pub(super) fn shutdown(self) {
-        (self.module.shutdown())(self.pointer);
+        // SAFETY: taken by value, so no call runs and none will; the pointer is not used again.
+        unsafe { (self.module.shutdown())(self.pointer) };
         self.door.host.store(None);
     }
 }
@@ -132,7 +141,7 @@ struct Door {
 }
 
 /// `HostServices::invoke`. Nothing may unwind out of here: that would end the process.
-extern "C" fn invoke(door: *const c_void, token: u64, operation: u32, input: RSlice<'_, u8>, sink: Sink) -> u8 {
+unsafe extern "C" fn invoke(door: *const c_void, token: u64, operation: u32, input: RSlice<'_, u8>, sink: Sink) -> u8 {
     // SAFETY: the pointer was made from a leaked `Door` in `Library::create`; plugins give it back unchanged.
     let door = unsafe { &*door.cast::<Door>() };
     let answered = catch_unwind(AssertUnwindSafe(|| match door.host.load_full() {
@@ -144,7 +153,8 @@ extern "C" fn invoke(door: *const c_void, token: u64, operation: u32, input: RSl
         std::mem::forget(payload); // Its drop might panic as well.
         Answer { status: Status::Panicked, bytes: text.into() }
     });
-    (sink.write)(sink.target, RSlice::from_slice(&answer.bytes));
+    // SAFETY: the call the sink was passed to is this one.
+    unsafe { sink.write(&answer.bytes) };
     answer.status as u8
 }
 
@@ -170,7 +180,7 @@ impl Buffer {
 }
 
 /// `Sink::write` of a [`Buffer`].
-extern "C" fn write(target: *mut c_void, bytes: RSlice<'_, u8>) {
+unsafe extern "C" fn write(target: *mut c_void, bytes: RSlice<'_, u8>) {
     // SAFETY: the pointer was made from a `Buffer` that outlives the call it was passed to, and the border's contract keeps sinks
     // within their call and on one thread at a time.
     let buffer = unsafe { &mut *target.cast::<Buffer>() };
@@ -202,7 +212,9 @@ fn load_text(error: &LibraryError) -> String {
             format!("built with abi_stable {}.{}, which this host can't load", found.abi_major, found.abi_minor)
         }
         LibraryError::IncompatibleVersionNumber { expected_version, actual_version, .. } => {
-            format!("built with plugsocket-plugin {actual_version}, this host needs {expected_version}: rebuild it")
+            format!(
+                "built with plugsocket-abi {actual_version}, this host needs {expected_version}: rebuild it with a matching plugsocket-plugin"
+            )
         }
         other => {
             let words = other.to_string().split_whitespace().collect::<Vec<_>>().join(" ");

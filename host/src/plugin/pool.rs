@@ -88,16 +88,23 @@ impl InProcess {
         let pool = Arc::new(Self { desk: Arc::clone(&desk), host, ended: CancellationToken::new() });
         let subject = Arc::new(subject);
         for _ in 0..threads {
-            let (desk, subject, ended) = (Arc::clone(&desk), Arc::clone(&subject), pool.ended.clone());
+            let (served, shared, ended) = (Arc::clone(&desk), Arc::clone(&subject), pool.ended.clone());
             let run = move || {
-                desk.serve(subject.as_ref());
+                served.serve(shared.as_ref());
                 // Exactly one thread, the last, gets the instance itself.
-                if let Some(subject) = Arc::into_inner(subject) {
+                if let Some(subject) = Arc::into_inner(shared) {
                     let _ended = ended.drop_guard();
                     subject.shutdown();
                 }
             };
-            thread::Builder::new().name(format!("plug:{}", options.plugin)).spawn(run)?;
+            if let Err(error) = thread::Builder::new().name(format!("plug:{}", options.plugin)).spawn(run) {
+                // Threads that did start end with the pool, and the last of them shuts the instance down.
+                desk.close();
+                if let Some(subject) = Arc::into_inner(subject) {
+                    subject.shutdown();
+                }
+                return Err(error);
+            }
         }
         if let Some(subject) = Arc::into_inner(subject) {
             subject.shutdown(); // Unreachable while the desk is open; kept so that the instance can't be lost.

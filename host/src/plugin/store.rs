@@ -17,6 +17,8 @@ const REST: Duration = Duration::from_millis(50);
 /// How long a file may keep changing before it is given up until its next event.
 const REST_TIMEOUT: Duration = Duration::from_secs(10);
 const CHUNK_BYTES: usize = 64 * 1024;
+/// Younger copies are not removed, whoever made them.
+const LEFTOVER_AGE_MIN: Duration = Duration::from_secs(60);
 /// Copies of processes whose end can't be seen (no `/proc`) are kept this long.
 const UNKNOWN_OWNER_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -162,6 +164,10 @@ fn owner_of(name: &str) -> Option<u32> {
 }
 
 fn is_leftover(owner: u32, made: SystemTime) -> bool {
+    // Containers that share the folder do not see each other's processes: a copy that is being loaded over there is a young one.
+    if SystemTime::now().duration_since(made).is_ok_and(|age| age < LEFTOVER_AGE_MIN) {
+        return false;
+    }
     if owner == std::process::id() {
         return made < *FIRST_OPENED;
     }

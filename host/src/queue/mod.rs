@@ -169,6 +169,12 @@ pub trait Consumer: Send + Sync {
     /// Whether this worker still may start the job: false once its lease on the partition may have passed to another.
     fn may_start(&self, receipt: &Receipt) -> bool;
 
+    /// Whether the job is still this worker's to settle. While it is and [`Self::may_start`] says no, the lease could not be renewed
+    /// for a while: nobody else has the job yet, and dropping it would lose it until this worker ends.
+    fn holds(&self, receipt: &Receipt) -> bool {
+        self.may_start(receipt)
+    }
+
     /// Settles a job, after everything sent through the same queue's outbox before this call. Waits only for room in the batcher.
     ///
     /// # Errors

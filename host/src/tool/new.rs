@@ -9,7 +9,8 @@ use clap::Args;
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   plugsocket new hello                # makes plugins/hello
-  cargo build --release -p hello      # makes target/release/libhello.so")]
+  cargo build --release -p hello      # makes target/release/libhello.so
+  scripts/install-plugin hello        # puts it where the host looks")]
 pub struct NewArgs {
     /// The plugin's name: lower-case letters, digits, _.
     name: String,
@@ -34,6 +35,11 @@ crate-type = ["cdylib", "rlib"]
 plugsocket-plugin = { path = "SDK" }
 serde = { version = "1", features = ["derive"] }
 "#;
+
+/// Behind the manifest of a plugin that lies in a workspace and is not of it.
+const STRAY: &str = "
+[workspace]
+";
 
 /// What README shows; a test builds it and lets the host check it.
 const SOURCE: &str = include_str!("new_plugin.rs.txt");
@@ -60,29 +66,45 @@ pub fn new(args: &NewArgs) -> anyhow::Result<()> {
             args.sdk.display()
         )
     })?;
-    let files = [
-        ("Cargo.toml", MANIFEST.replace("NAME", name).replace("SDK", &relative_sdk(&folder, &sdk))),
-        ("src/lib.rs", SOURCE.replace("NAME", name)),
-    ];
+    std::fs::create_dir_all(&args.dir).with_context(|| args.dir.display().to_string())?;
+    let place = Place::of(&args.dir.canonicalize().with_context(|| args.dir.display().to_string())?, &sdk);
+    let manifest = MANIFEST.replace("NAME", name).replace("SDK", &place.sdk.display().to_string());
+    let files = [("Cargo.toml", manifest + if place.is_stray { STRAY } else { "" }), ("src/lib.rs", SOURCE.replace("NAME", name))];
     for (file, text) in files {
         let path = folder.join(file);
         std::fs::create_dir_all(path.parent().unwrap_or(&folder))
             .and_then(|()| std::fs::write(&path, text))
             .with_context(|| path.display().to_string())?;
     }
+    let library = format!("lib{name}.{}", std::env::consts::DLL_EXTENSION);
     println!("made {}", folder.display());
-    println!("  build:   cargo build --release -p {name}");
-    println!("  install: cp target/release/lib{name}.{} plugins/", std::env::consts::DLL_EXTENSION);
+    if place.is_member {
+        println!("  build:   cargo build --release -p {name}    (once without --locked: it enters the clone's Cargo.lock)");
+        println!("  install: scripts/install-plugin {name}");
+    } else {
+        println!("  build:   cargo build --release              (in {})", folder.display());
+        println!("  install: copy target/release/{library} beside its place in plugins_dir, then rename it");
+    }
     println!("  serve:   add `{name} = \"{name}\"` under [actions] in config/plugsocket.toml");
     Ok(())
 }
 
-/// Relative inside a clone, so that the clone can be moved; absolute elsewhere.
-fn relative_sdk(folder: &Path, sdk: &Path) -> String {
-    let beside = Path::new("../../plugin-api");
-    let is_beside = folder.parent().and_then(Path::parent).is_some_and(|root| {
-        let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
-        root.join("plugin-api").canonicalize().is_ok_and(|found| found == sdk)
-    });
-    if is_beside { beside.display().to_string() } else { sdk.display().to_string() }
+/// Where the folder stands to the clone.
+struct Place {
+    /// The SDK's path in the manifest: relative in the clone, so that the clone can be moved; absolute elsewhere.
+    sdk: PathBuf,
+    /// The clone's workspace takes it in.
+    is_member: bool,
+    /// Within the clone, and not taken in: cargo refuses that unless the manifest says so.
+    is_stray: bool,
+}
+
+impl Place {
+    /// Of a plugin in the folder `dir`; both paths are canonical.
+    fn of(dir: &Path, sdk: &Path) -> Self {
+        let root = sdk.parent().unwrap_or(sdk);
+        let is_member = dir == root.join("plugins");
+        let sdk = if is_member { Path::new("../..").join(sdk.file_name().unwrap_or_default()) } else { sdk.to_owned() };
+        Self { sdk, is_member, is_stray: !is_member && dir.starts_with(root) }
+    }
 }

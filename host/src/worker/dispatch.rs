@@ -11,6 +11,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::gates::Gates;
+use super::lease::{Lease, Leased};
 use super::replies;
 use super::retry::{Ended, backoff, ended};
 use super::take::Held;
@@ -33,6 +34,7 @@ pub(super) struct Dispatcher {
     pub(super) plugins: Arc<dyn Plugins>,
     pub(super) settings: LiveSettings,
     pub(super) consumer: Arc<dyn Consumer>,
+    pub(super) lease: Lease,
     /// Calls at once.
     pub(super) slots: Semaphore,
     pub(super) gates: Gates,
@@ -129,7 +131,7 @@ impl Dispatcher {
         let gate = self.gates.of(&known.plugin, threads);
         drop(known); // Nothing holds a version while it waits, or a retired one would live on.
         let (Ok(_gate), Ok(_slot)) = (gate.acquire().await, self.slots.acquire().await) else { return Step::Lost };
-        if !self.consumer.may_start(receipt) {
+        if !self.lease.is_ours(receipt).await {
             tracing::debug!(job = job.message_id(), "the lease has passed: the job runs elsewhere");
             return Step::Lost;
         }
@@ -137,7 +139,12 @@ impl Dispatcher {
         let Some(version) = self.plugins.action(&job.action) else { return self.unserved(job, &settings).await };
         let terms = Terms::of(&settings, job, &version.plugin);
         let sink = Arc::new(self.sink(job, &version, &settings, &terms));
-        let end = self.attempt(job, &version, &sink, &terms).await;
+        let leased = Arc::new(Leased { inner: Arc::clone(&sink), lease: self.lease.clone(), receipt: receipt.clone() });
+        let end = self.attempt(job, &version, leased, &terms).await;
+        if !self.lease.is_ours(receipt).await {
+            tracing::warn!(job = job.message_id(), "the lease has passed during the call: its outcome is dropped, the job runs elsewhere");
+            return Step::Lost;
+        }
         let end = match (end, &overloaded_since) {
             (Ended::Overloaded, Some(since)) if since.elapsed() > settings.worker.unserved_timeout => {
                 Ended::Failed { code: ErrorCode::Failed, reason: CallError::Overloaded.to_string() }
@@ -181,7 +188,7 @@ impl Dispatcher {
         }
     }
 
-    async fn attempt(&self, job: &Job, version: &LiveVersion, sink: &Arc<ContextSink>, terms: &Terms) -> Ended {
+    async fn attempt(&self, job: &Job, version: &LiveVersion, sink: Arc<Leased>, terms: &Terms) -> Ended {
         let input = match message_call(job, terms.timeout) {
             Ok(input) => input,
             Err(error) => return Ended::Failed { code: ErrorCode::Failed, reason: format!("message can't be encoded: {error}") },
@@ -189,7 +196,7 @@ impl Dispatcher {
         let running = metrics::gauge!("plugsocket_calls_running");
         running.increment(1);
         let started = Instant::now();
-        let call = version.callee.call(Operation::Action, input, Arc::clone(sink) as _);
+        let call = version.callee.call(Operation::Action, input, sink);
         let result = time::timeout(terms.timeout, call).await.unwrap_or(Err(CallError::TimedOut));
         running.decrement(1);
         metrics::histogram!("plugsocket_call_seconds", "plugin" => version.plugin.to_string()).record(started.elapsed());

@@ -2,6 +2,7 @@
 
 mod dispatch;
 mod gates;
+mod lease;
 mod replies;
 mod retry;
 mod take;
@@ -16,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use self::dispatch::Dispatcher;
 use self::gates::Gates;
+use self::lease::Lease;
 use self::take::{Held, take_jobs};
 use crate::config::LiveSettings;
 use crate::lanes::Lanes;
@@ -66,6 +68,7 @@ pub async fn run(
         queue,
         plugins,
         settings: Arc::clone(&settings),
+        lease: Lease::new(Arc::clone(&consumer)),
         consumer: Arc::clone(&consumer),
         slots: Semaphore::new(slots),
         gates: Gates::default(),

@@ -265,6 +265,41 @@ async fn a_lost_lease_starts_nothing() {
 }
 
 #[tokio::test]
+async fn a_lease_that_is_late_is_waited_for() {
+    let bench = bench("", |_| async { answer(Status::Done, "") });
+    bench.recorder.is_lease_late.store(true, Ordering::SeqCst);
+    bench.recorder.push(job(&bench.session(), 1));
+    bench.recorder.taken().await;
+    time::sleep(Duration::from_millis(120)).await;
+    assert!(bench.recorder.events().is_empty(), "nobody knows whose it is");
+    bench.recorder.is_lease_late.store(false, Ordering::SeqCst);
+    assert!(matches!(verdicts(&bench.recorder.settled(1).await)[..], [Verdict::Done]));
+}
+
+#[tokio::test]
+async fn a_lease_lost_during_a_call_drops_what_it_still_says() {
+    let (started, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (tell, wait) = (Arc::clone(&started), Arc::clone(&go));
+    let bench = bench("", move |call| {
+        let (tell, wait) = (Arc::clone(&tell), Arc::clone(&wait));
+        async move {
+            tell.notify_one();
+            wait.notified().await;
+            let send = Bytes::from_static(br#"{"to":"all","action":"late","data":1}"#);
+            assert_eq!(call.sink.request(HostOperation::Send, send).await.status, Status::Retry);
+            answer(Status::Done, "\"late\"")
+        }
+    });
+    bench.recorder.push(job(&bench.session(), 1));
+    time::timeout(SOON, started.notified()).await.unwrap();
+    bench.recorder.is_lease_lost.store(true, Ordering::SeqCst);
+    go.notify_one();
+    let (drained, recorder) = bench.end().await;
+    assert_eq!(drained, Drained { cut: 0 });
+    assert!(matches!(recorder.events()[..], [Event::Left]));
+}
+
+#[tokio::test]
 async fn stopping_finishes_what_was_taken() {
     let (started, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (tell, wait) = (Arc::clone(&started), Arc::clone(&go));

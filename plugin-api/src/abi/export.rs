@@ -44,17 +44,18 @@ struct Held {
     logged_as: u64,
 }
 
-extern "C" fn describe<P: Exported>(answer: Sink) -> u8 {
+unsafe extern "C" fn describe<P: Exported>(answer: Sink) -> u8 {
     let (status, bytes) = match panics::guard(|| P::DEFINITION.manifest()) {
         Ok(Ok(manifest)) => (Status::Done, manifest),
         Ok(Err(error)) => (Status::Retry, error.into_bytes()),
         Err(panic) => (Status::Panicked, panic.into_bytes()),
     };
-    answer.write(&bytes);
+    // SAFETY: the call it was passed to is this one.
+    unsafe { answer.write(&bytes) };
     status as u8
 }
 
-extern "C" fn create<P: Exported>(request: RSlice<'_, u8>, host: HostServices, answer: Sink) -> *mut c_void {
+unsafe extern "C" fn create<P: Exported>(request: RSlice<'_, u8>, host: HostServices, answer: Sink) -> *mut c_void {
     let built = panics::guard(|| {
         let logged_as = log::introduce(host);
         let _entered = log::enter(HostDoor::outside_of_calls(host));
@@ -73,17 +74,19 @@ extern "C" fn create<P: Exported>(request: RSlice<'_, u8>, host: HostServices, a
     match built {
         Ok(Ok(held)) => held.cast(),
         Ok(Err(error)) | Err(error) => {
-            answer.write(error.as_bytes());
+            // SAFETY: the call it was passed to is this one.
+            unsafe { answer.write(error.as_bytes()) };
             ptr::null_mut()
         }
     }
 }
 
-extern "C" fn call(instance: *const c_void, call: u64, operation: u32, input: RSlice<'_, u8>, answer: Sink) -> u8 {
+unsafe extern "C" fn call(instance: *const c_void, call: u64, operation: u32, input: RSlice<'_, u8>, answer: Sink) -> u8 {
     // SAFETY: null, or the pointer `create` answered, which the host keeps alive until no call runs and `shutdown` takes it back.
     // Many calls share it: `Held` is only read, and `Instance` is `Sync`.
     let Some(held) = (unsafe { instance.cast::<Held>().as_ref() }) else {
-        answer.write(b"called without an instance");
+        // SAFETY: the call it was passed to is this one.
+        unsafe { answer.write(b"called without an instance") };
         return Status::Retry as u8;
     };
     let Ok(operation) = Operation::try_from(operation) else {
@@ -95,11 +98,12 @@ extern "C" fn call(instance: *const c_void, call: u64, operation: u32, input: RS
         held.instance.call(operation, input.as_slice(), Box::new(door))
     });
     let (status, bytes) = ended.unwrap_or_else(|panic| (Status::Panicked, panic.into_bytes()));
-    answer.write(&bytes);
+    // SAFETY: as above.
+    unsafe { answer.write(&bytes) };
     status as u8
 }
 
-extern "C" fn shutdown(instance: *mut c_void) {
+unsafe extern "C" fn shutdown(instance: *mut c_void) {
     if instance.is_null() {
         return;
     }

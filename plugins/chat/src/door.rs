@@ -12,8 +12,11 @@ use crate::settings::Settings;
 /// Longest nickname, in characters.
 const NICKNAME_CHARS_MAX: usize = 24;
 
-/// Longest user id, in bytes.
-const USER_BYTES_MAX: usize = 64;
+/// Longest user id, in bytes; the longest nickname makes one of at most 144.
+const USER_BYTES_MAX: usize = 200;
+
+/// Letters of Hangul that show nothing: whoever is called one of them has no name.
+const INVISIBLE: [char; 4] = ['\u{115f}', '\u{1160}', '\u{3164}', '\u{ffa0}'];
 
 /// Characters of the connection's id that name a guest.
 const GUEST_CHARS: usize = 4;
@@ -109,7 +112,8 @@ fn guest_name(connection: &str) -> String {
 
 fn check_nickname(nickname: &str) -> Result<(), Refusal> {
     let chars = nickname.chars().count();
-    let allowed = |character: char| character.is_alphanumeric() || matches!(character, '_' | '-' | ' ');
+    let allowed =
+        |character: char| (character.is_alphanumeric() && !INVISIBLE.contains(&character)) || matches!(character, '_' | '-' | ' ');
     let reason = if !(1..=NICKNAME_CHARS_MAX).contains(&chars) {
         format!("a nickname has 1 to {NICKNAME_CHARS_MAX} characters, this one has {chars}")
     } else if nickname.starts_with(' ') || nickname.ends_with(' ') {
@@ -152,6 +156,8 @@ mod tests {
         assert_eq!(identity.user_id(), Some(&Id::from("ada l")));
         assert_eq!(identity.connection_id(), "", "the proposed id stays");
         assert_eq!(context.store().get("nick:node.abcd1234").unwrap().as_deref(), Some("Ada L"));
+        let longest = "\u{1f150}".repeat(24);
+        assert_eq!(register(&context, json!({ "nickname": longest })).unwrap().field::<String>("nickname"), Some(longest));
         let identity = register(&context, json!({ "nickname": "Ada", "user_id": 7 })).unwrap();
         assert!(matches!(identity.user_id(), Some(Id::Number(7))), "keeps its JSON type");
     }
@@ -172,6 +178,9 @@ mod tests {
             (json!({ "nickname": long }), "has 25"),
             (json!({ "nickname": " Ada" }), "spaces"),
             (json!({ "nickname": "<b>" }), "'<'"),
+            (json!({ "nickname": "\u{3164}" }), "letters"),
+            (json!({ "nickname": "Ada\u{202e}" }), "letters"),
+            (json!({ "user_id": "x".repeat(201) }), "200 bytes"),
             (json!({ "nickname": 5 }), "string"),
             (json!({ "user_id": "" }), "user id"),
             (json!({ "user_id": [1] }), "does not fit"),

@@ -180,6 +180,11 @@ mod tests {
         assert_eq!(messages(json!({ "room": "lobby", "count": 99 })).as_array().unwrap().len(), 50);
         assert_eq!(messages(json!({ "room": "lobby", "count": 0 })), json!([]));
         assert_eq!(messages(json!({ "room": "empty" })), json!([]));
+        for number in 0..20 {
+            context.store().push_capped_json("history:long", &json!([number, "x".repeat(60_000)]), 100).unwrap();
+        }
+        let long = messages(json!({ "room": "long" }));
+        assert_eq!((long.as_array().unwrap().len(), &long[7][0]), (8, &json!(19)), "the newest that fit into a frame");
         assert!(matches!(history(&context, json!({ "room": "" })), Err(Failure::Reject { code, .. }) if code == "bad_data"));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use plugsocket_plugin::prelude::*;
 use serde::Deserialize;
 
-/// Most messages a room's history may be told to keep; it is sent whole to whoever joins.
+/// Most messages a room's history may be told to keep; whoever joins is told the newest of it.
 const HISTORY_MAX: u32 = 1000;
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -46,19 +46,24 @@ async fn crashes_hangs_and_refusals_are_told_apart() {
         ("echo noise >&2; exit 1", "noise"),
         ("exit 7", "exit code 7"),
         ("echo hello", "it ended the process that checks it"),
-        ("sleep 60", "did not end within 2s"),
-        ("yes", "did not end within 2s"),
+        ("sleep 60 & exit 7", "exit code 7"), // A process it leaves behind holds the pipes.
     ] {
         let error = play(script).check(&path, &[Role::Actions], &Map::new()).await.unwrap_err();
         assert!(matches!(error, PluginError::Check(_)), "{script}: {error}");
         assert!(error.to_string().contains(words), "{script}: {error}");
     }
+    for script in ["sleep 60", "yes"] {
+        let error = play(script).check(&path, &[Role::Actions], &Map::new()).await.unwrap_err();
+        assert!(error.to_string().contains("did not end within 2s") && error.is_worth_retrying(), "{script}: {error}");
+    }
+    let long = play("yes noise | head -c 300000 >&2; exit 1").check(&path, &[Role::Actions], &Map::new()).await.unwrap_err();
+    assert!(long.to_string().len() < 5000, "its text is cut");
     let script = format!("echo noise >&2; echo '{MANIFEST_MARK}no database' >&2; exit 2");
     let error = play(&script).check(&path, &[], &Map::new()).await.unwrap_err();
     assert_eq!(error.to_string(), "its constructor failed: no database");
     assert!(error.is_worth_retrying());
-    let missing = Checker::program(folder.path().join("none")).check(&path, &[], &Map::new()).await.unwrap_err().to_string();
-    assert!(missing.contains("can't start the process"), "{missing}");
+    let missing = Checker::program(folder.path().join("none")).check(&path, &[], &Map::new()).await.unwrap_err();
+    assert!(missing.to_string().contains("can't start the process") && missing.is_worth_retrying(), "{missing}");
 }
 
 #[tokio::test]

@@ -163,7 +163,7 @@ impl Attempt {
         let options = PoolOptions { plugin: Arc::clone(&plugin), threads: settings.threads, waiting_max: settings.waiting_max };
         let version: Arc<str> = staged.version.as_str().into();
         let mut live = Live { key: key.clone(), manifest, handler: None, actions: None, pools: Vec::new(), staged: staged.clone() };
-        for (role, instance) in instances {
+        for (role, instance) in instances.take() {
             let pool = InProcess::start(instance, Arc::clone(&host), &options);
             let pool = pool.map_err(PluginError::files("start threads for", &staged.path))?;
             live.pools.push(Arc::clone(&pool));
@@ -195,19 +195,32 @@ pub fn judge(manifest: &Manifest, roles: &[Role]) -> Result<(), PluginError> {
     Ok(())
 }
 
-fn create(path: &Path, roles: &[Role], config: &Map<String, Value>, host: &Arc<PoolHost>) -> Result<Vec<(Role, Instance)>, PluginError> {
-    let library = Library::load(path)?;
-    let mut instances = Vec::new();
-    for role in roles {
-        match library.create(&CreateRequest { role: *role, config: config.clone() }, Arc::clone(host) as _) {
-            Ok(instance) => instances.push((*role, instance)),
-            Err(error) => {
-                instances.into_iter().for_each(|(_, instance): (Role, Instance)| instance.shutdown());
-                return Err(error);
-            }
+/// Instances that nobody runs yet; shut down when nobody ever does, as when their constructors end after everybody stopped waiting.
+#[derive(Default)]
+struct Created(Vec<(Role, Instance)>);
+
+impl Created {
+    fn take(mut self) -> Vec<(Role, Instance)> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        for (_, instance) in self.0.drain(..) {
+            instance.shutdown();
         }
     }
-    Ok(instances)
+}
+
+fn create(path: &Path, roles: &[Role], config: &Map<String, Value>, host: &Arc<PoolHost>) -> Result<Created, PluginError> {
+    let library = Library::load(path)?;
+    let mut created = Created::default();
+    for role in roles {
+        let request = CreateRequest { role: *role, config: config.clone() };
+        created.0.push((*role, library.create(&request, Arc::clone(host) as _)?));
+    }
+    Ok(created)
 }
 
 impl Live {

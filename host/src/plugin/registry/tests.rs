@@ -24,6 +24,15 @@ impl HostSink for Quiet {
     }
 }
 
+struct Panicking;
+
+#[async_trait]
+impl HostSink for Panicking {
+    async fn request(&self, _operation: HostOperation, _input: Bytes) -> Answer {
+        panic!("of the host");
+    }
+}
+
 struct Bench {
     registry: Arc<Registry>,
     settings: LiveSettings,
@@ -122,6 +131,17 @@ async fn a_new_build_takes_over_and_the_old_one_finishes() {
     bench.registry.close().await;
     assert!(bench.registry.action("echo").is_none());
     assert_eq!(bench.copies(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_of_the_host_does_not_cross_the_border() {
+    let bench = bench(CHAT, true).await;
+    let version = bench.registry.action("echo").unwrap();
+    let call = json!({"action": "history", "connection_id": "c", "data": {"room": "lobby"}}).to_string();
+    let call = version.callee.call(Operation::Action, call.into(), Arc::new(Panicking));
+    let answer = time::timeout(SOON, call).await.unwrap().unwrap();
+    assert_eq!(answer, Answer::retry("the host panicked: of the host"));
+    echo(&version).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,4 +248,36 @@ async fn a_constructor_that_fails_for_outside_reasons_is_tried_again() {
     .await
     .expect("it is not tried again");
     assert_eq!(bench.registry.snapshot()[0].state, PluginState::Live);
+
+    // Beside a live version too: a build that came while the database was away is not forgotten.
+    fs::remove_file(&database).unwrap();
+    bench.rebuild("second");
+    let refused = bench.apply().await;
+    assert_eq!(refused.last_rejection.unwrap().reason, "its constructor failed: no database");
+    fs::write(&database, "").unwrap();
+    time::timeout(SOON, async {
+        while bench.registry.snapshot()[0].version == refused.version {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the new build is not tried again");
+    assert_eq!(bench.registry.snapshot()[0].last_rejection, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_action_that_moves_to_another_plugin_is_served_throughout() {
+    let bench = bench(CHAT, true).await;
+    fs::copy(chat_library(), bench.folder.path().join("plugins/libother.so")).unwrap();
+    bench.configure("[server]\nhandler = \"other\"\n[actions]\necho = \"other\"");
+    let registry = Arc::clone(&bench.registry);
+    let moved = tokio::spawn(async move { registry.apply().await });
+    let plugin = |version: Option<Arc<LiveVersion>>| version.expect("nobody serves it").plugin.to_string();
+    while !moved.is_finished() {
+        plugin(bench.registry.action("echo"));
+        plugin(bench.registry.handler());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((plugin(bench.registry.action("echo")), plugin(bench.registry.handler())), ("other".to_owned(), "other".to_owned()));
+    assert_eq!(bench.registry.snapshot().len(), 1, "the plugin it had is not wanted any more");
 }

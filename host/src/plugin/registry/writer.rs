@@ -1,6 +1,6 @@
 //! The one task that changes what is live.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,7 +24,7 @@ use crate::plugin::store::{Fingerprint, StagedStore};
 
 const RETRY_BACKOFF: Duration = Duration::from_secs(1);
 const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// A constructor that fails this often while nothing is live waits for its file or config to change.
+/// What failed this often for outside reasons waits for its file or config to change.
 const RETRIES_MAX: u32 = 60;
 const RETIRED_WARNING: u64 = 200;
 
@@ -54,6 +54,7 @@ struct Rejected {
     key: Option<Key>,
     status: RejectionStatus,
     failures: u32,
+    is_worth_retrying: bool,
     retry_at: Option<Instant>,
 }
 
@@ -104,24 +105,27 @@ impl Writer {
     pub(super) async fn pass(&mut self) {
         let settings = self.options.settings.load_full();
         let wanted = self.wanted(&settings);
-        let unwanted: Vec<String> = self.slots.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
-        for name in unwanted {
-            if let Some(live) = self.slots.remove(&name).and_then(|slot| slot.live) {
-                tracing::info!(plugin = name, sha256 = live.key.version, "plugin unloaded: the config does not ask for it any more");
-                self.publish(&settings);
-                self.retire(live);
-            }
-        }
-        let mut attempts: FuturesUnordered<_> =
-            wanted.iter().filter_map(|(name, wanted)| self.attempt(name, wanted, &settings)).map(Attempt::run).collect();
-        self.publish(&settings);
+        let attempts: Vec<Attempt> = wanted.iter().filter_map(|(name, wanted)| self.attempt(name, wanted, &settings)).collect();
+        let mut coming: BTreeSet<String> = attempts.iter().map(|attempt| attempt.name.clone()).collect();
+        let mut attempts: FuturesUnordered<_> = attempts.into_iter().map(Attempt::run).collect();
+        self.publish(&settings, &coming);
         while let Some((name, seen, attempted)) = attempts.next().await {
             if let (Some(slot), Some(wanted)) = (self.slots.get_mut(&name), wanted.get(&name)) {
                 slot.seen = seen.map(|seen| (seen, wanted.clone()));
             }
             let replaced = self.settle(&name, attempted);
-            self.publish(&settings);
+            coming.remove(&name);
+            self.publish(&settings, &coming);
             if let Some(live) = replaced {
+                self.retire(live);
+            }
+        }
+        // Last: until then an action that has moved to another plugin was served by the one it had.
+        let unwanted: Vec<String> = self.slots.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
+        for name in unwanted {
+            if let Some(live) = self.slots.remove(&name).and_then(|slot| slot.live) {
+                tracing::info!(plugin = name, sha256 = live.key.version, "plugin unloaded: the config does not ask for it any more");
+                self.publish(&settings, &coming);
                 self.retire(live);
             }
         }
@@ -163,12 +167,14 @@ impl Writer {
             }
         };
         slot.is_missing = false;
-        let is_due = slot.rejected.as_ref().and_then(|rejected| rejected.retry_at).is_some_and(|at| at <= Instant::now());
+        // Taken, not looked at: whatever comes of this attempt, it is not due again at once.
+        let is_due = slot.rejected.as_mut().is_some_and(|rejected| rejected.retry_at.take_if(|at| *at <= Instant::now()).is_some());
         if slot.seen.as_ref().is_some_and(|(seen, how)| *seen == fingerprint && how == wanted) && !is_due {
             return None;
         }
         let live = slot.live.as_ref().map(|live| live.key.clone());
-        let refused = slot.rejected.as_ref().filter(|_| !is_due).and_then(|rejected| rejected.key.clone());
+        // A file that is put there again is asked for again, when what it failed for was not its own.
+        let refused = slot.rejected.as_ref().filter(|rejected| !rejected.is_worth_retrying).and_then(|rejected| rejected.key.clone());
         Some(Attempt {
             name: name.to_owned(),
             file,
@@ -199,13 +205,20 @@ impl Writer {
         }
     }
 
-    /// One pointer: calls already running go on, later ones find the new version.
-    fn publish(&mut self, settings: &Settings) {
+    /// One pointer: calls already running go on, later ones find the new version. What moves to a plugin that is still `coming` stays
+    /// where it was until that is there.
+    fn publish(&mut self, settings: &Settings, coming: &BTreeSet<String>) {
         let mut table = Table::default();
+        let before = self.shared.table.load_full();
         let mut refused: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
         for (action, entry) in &settings.actions {
-            let Some(live) = self.slots.get(&entry.plugin).and_then(|slot| slot.live.as_ref()) else { continue };
-            let Some(version) = &live.actions else { continue };
+            let live = self.slots.get(&entry.plugin).and_then(|slot| slot.live.as_ref());
+            let Some((live, version)) = live.and_then(|live| Some((live, live.actions.as_ref()?))) else {
+                if let Some(version) = before.actions.get(action).filter(|_| coming.contains(&entry.plugin)) {
+                    table.actions.insert(action.clone(), Arc::clone(version));
+                }
+                continue;
+            };
             if live.manifest.actions.contains(action) {
                 table.actions.insert(action.clone(), Arc::clone(version));
             } else {
@@ -214,8 +227,10 @@ impl Writer {
                 refused.entry(&entry.plugin).or_default().insert(action.clone(), reason);
             }
         }
-        let handler = settings.server.handler.as_ref().and_then(|name| self.slots.get(name)?.live.as_ref());
-        table.handler = handler.and_then(|live| live.handler.clone());
+        if let Some(name) = &settings.server.handler {
+            let live = self.slots.get(name).and_then(|slot| slot.live.as_ref()?.handler.clone());
+            table.handler = live.or_else(|| before.handler.clone().filter(|_| coming.contains(name)));
+        }
         self.shared.table.store(Arc::new(table));
         for (name, slot) in &mut self.slots {
             let refused = refused.remove(name.as_str()).unwrap_or_default();
@@ -275,8 +290,7 @@ fn reject(name: &str, slot: &mut Slot, key: Option<Key>, error: &PluginError) {
     let before = slot.rejected.take();
     let is_repeated = before.as_ref().is_some_and(|before| before.key == key && before.status.reason == reason);
     let failures = before.filter(|before| before.key == key).map_or(1, |before| before.failures.saturating_add(1));
-    // A live version goes on serving: then nothing is urgent, and only a change is worth another attempt.
-    let may_retry = slot.live.is_none() && error.is_worth_retrying() && failures <= RETRIES_MAX;
+    let may_retry = error.is_worth_retrying() && failures <= RETRIES_MAX;
     let backoff = RETRY_BACKOFF.saturating_mul(1 << (failures - 1).min(6)).min(RETRY_BACKOFF_MAX);
     if !is_repeated {
         let stays = slot.live.as_ref().map(|live| live.key.version.as_str());
@@ -287,6 +301,7 @@ fn reject(name: &str, slot: &mut Slot, key: Option<Key>, error: &PluginError) {
         key,
         status: RejectionStatus { version, reason, at_ms: now_ms() },
         failures,
+        is_worth_retrying: error.is_worth_retrying(),
         retry_at: may_retry.then(|| Instant::now() + backoff),
     });
 }

@@ -266,6 +266,10 @@ impl Consumer for RedisConsumer {
         self.holdings.may_start(receipt.partition, &receipt.entry)
     }
 
+    fn holds(&self, receipt: &Receipt) -> bool {
+        self.holdings.holds(receipt.partition, &receipt.entry)
+    }
+
     async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError> {
         match verdict {
             Verdict::Done => self.acknowledge(receipt.partition, receipt.entry).await,

@@ -1,9 +1,9 @@
-//! Test: the border's layout is what it was at the first release of this major version.
+//! Test: the border is what it was at its first release, its version too.
 
 use abi_stable::StableAbi;
 use abi_stable::type_layout::TypeLayout;
 
-use super::{HostServices, PluginModule_Ref, Sink};
+use crate::{HostServices, PluginModule_Ref, Sink};
 
 const GOLDEN: &str = include_str!("layout.golden");
 
@@ -25,8 +25,15 @@ fn the_border_is_frozen() {
     let found = [describe(module), fields, describe(HostServices::LAYOUT), describe(Sink::LAYOUT)].concat();
     assert!(
         found == GOLDEN,
-        "The layout of the plugin border differs from plugin-api/src/abi/layout.golden. It must never change within a major version: \
+        "The layout of the plugin border differs from plugin-api/abi/src/layout.golden. It must never change: \
          every plugin that is already compiled carries the old layout and would be refused by the next host, or crash it. Add what is \
-         new inside the bytes (src/call.rs) and name it in the manifest's features.\n--- found ---\n{found}"
+         new inside the bytes (plugin-api/src/call.rs) and name it in the manifest's features.\n--- found ---\n{found}"
     );
+}
+
+/// abi_stable compares these before anything else: with another major version every compiled plugin would be refused.
+#[test]
+fn the_version_stays() {
+    let major = env!("CARGO_PKG_VERSION").split('.').next();
+    assert_eq!((env!("CARGO_PKG_NAME"), major), ("plugsocket-abi", Some("1")));
 }
