@@ -55,6 +55,20 @@ async fn twenty_reloads_under_load() {
 }
 
 #[tokio::test]
+async fn an_editor_that_empties_the_file_before_it_writes_disturbs_nobody() {
+    let app = App::start(1, 1);
+    let mut client = Client::enter(&app.urls()[0], "ada").await;
+    let text = std::fs::read_to_string(app.config.path()).unwrap();
+    std::fs::write(app.config.path(), "").unwrap();
+    app.servers[0].wait_line("is empty", PATIENCE);
+    app.workers[0].wait_line("is empty", PATIENCE);
+    assert_eq!(client.request("echo", json!(1)).await["echo"], 1);
+    std::fs::write(app.config.path(), text + "[limits]\nunanswered_max = 7\n").unwrap();
+    app.servers[0].wait_line("config applied", PATIENCE);
+    assert_eq!(client.request("echo", json!(2)).await["echo"], 2);
+}
+
+#[tokio::test]
 async fn edits_of_the_action_map_apply_live() {
     let mut app = App::start_with(1, 1, |mut config| {
         config.unset("actions.echo");

@@ -70,14 +70,19 @@ impl Source {
 #[derive(Debug)]
 pub struct Follower {
     source: Source,
-    seen: Option<Result<String, ErrorKind>>,
+    seen: Result<String, ErrorKind>,
 }
 
 impl Follower {
-    /// Has seen nothing yet: the first look applies what the file says.
-    #[must_use]
-    pub fn new(source: Source) -> Self {
-        Self { source, seen: None }
+    /// Reads the settings to start with. What changes from here on is found, whenever the first look is.
+    ///
+    /// # Errors
+    /// [`ConfigError`]
+    pub fn start(source: Source) -> Result<(Settings, Self), ConfigError> {
+        let text = std::fs::read_to_string(&source.path);
+        let text = text.map_err(|error| ConfigError::Read { path: source.path.display().to_string(), source: error })?;
+        let settings = load_text(&source.path, &text, &source.overrides)?;
+        Ok((settings, Self { source, seen: Ok(text) }))
     }
 
     /// Looks at the file; when it has changed since the last look, waits until it is at rest (editors write in place, in pieces), and
@@ -92,7 +97,6 @@ impl Follower {
         if self.has_seen(&text) {
             return Ok(None);
         }
-        let is_first = self.seen.is_none();
         for _ in 0..REST_LOOKS_MAX {
             let before = std::mem::replace(&mut text, {
                 sleep(REST).await;
@@ -114,16 +118,13 @@ impl Follower {
         match text {
             Err(source) => {
                 let path = path();
-                self.seen = Some(Err(source.kind()));
+                self.seen = Err(source.kind());
                 Err(ConfigError::Read { path, source })
             }
             Ok(text) => {
-                let applied = if text.trim().is_empty() && !is_first {
-                    Err(ConfigError::Empty { path: path() })
-                } else {
-                    self.source.apply(&text, settings)
-                };
-                self.seen = Some(Ok(text));
+                let applied =
+                    if text.trim().is_empty() { Err(ConfigError::Empty { path: path() }) } else { self.source.apply(&text, settings) };
+                self.seen = Ok(text);
                 applied.map(Some)
             }
         }
@@ -135,8 +136,8 @@ impl Follower {
 
     fn has_seen(&self, text: &std::io::Result<String>) -> bool {
         match (&self.seen, text) {
-            (Some(Ok(seen)), Ok(text)) => seen == text,
-            (Some(Err(seen)), Err(error)) => *seen == error.kind(),
+            (Ok(seen), Ok(text)) => seen == text,
+            (Err(seen), Err(error)) => *seen == error.kind(),
             _ => false,
         }
     }
@@ -165,15 +166,14 @@ mod tests {
         let path = dir.join("p.toml");
         std::fs::write(&path, text).unwrap();
         let source = Source::new(path.clone(), Vec::new());
-        let settings: LiveSettings = Arc::new(ArcSwap::from_pointee(source.load().unwrap()));
-        (path, Follower::new(source), settings)
+        let (settings, follower) = Follower::start(source).unwrap();
+        (path, follower, Arc::new(ArcSwap::from_pointee(settings)))
     }
 
     #[tokio::test]
     async fn live_keys_apply_and_the_rest_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let (path, mut follower, settings) = follow(dir.path(), "");
-        assert_eq!(follower.look(&settings).await.unwrap(), Some(Vec::new()), "the first look catches an edit since the start");
         assert_eq!(follower.look(&settings).await.unwrap(), None);
 
         std::fs::write(&path, "[worker]\nslots = 3\n[actions]\na = \"chat\"").unwrap();
@@ -191,7 +191,6 @@ mod tests {
     async fn a_file_that_is_being_written_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let (path, mut follower, settings) = follow(dir.path(), "[actions]\na = \"chat\"\nb = \"chat\"");
-        follower.look(&settings).await.unwrap();
         let seen = Arc::clone(&settings);
         std::fs::write(&path, "").unwrap();
         let write = async {
@@ -210,7 +209,6 @@ mod tests {
     async fn a_file_that_is_emptied_or_removed_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (path, mut follower, settings) = follow(dir.path(), "[actions]\na = \"chat\"");
-        follower.look(&settings).await.unwrap();
         std::fs::write(&path, "\n").unwrap();
         assert!(matches!(follower.look(&settings).await, Err(ConfigError::Empty { .. })));
         std::fs::remove_file(&path).unwrap();

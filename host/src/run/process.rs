@@ -1,7 +1,7 @@
 //! What every long-running process has: settings, log, metrics, signals, the ops listener, and reloading of what applies live.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -33,6 +33,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// One process.
 pub(super) struct Process {
     source: Source,
+    follower: Mutex<Option<Follower>>,
     pub settings: LiveSettings,
     logs: Logs,
     metrics: Metrics,
@@ -48,10 +49,11 @@ impl Process {
     /// Reads the config, then starts log, metrics and signal handlers.
     pub fn start(common: &Common, first: Vec<Override>) -> anyhow::Result<Self> {
         let source = common.source(first);
-        let settings = source.load()?;
+        let (settings, follower) = Follower::start(source.clone())?;
         let logs = Logs::start(&settings.log_level, common.log_format)?;
         let process = Self {
             source,
+            follower: Mutex::new(Some(follower)),
             settings: Arc::new(ArcSwap::from_pointee(settings)),
             logs,
             metrics: Metrics::start()?,
@@ -110,12 +112,13 @@ impl Process {
         Ok(Registry::start(options).await?)
     }
 
-    /// Applies changes of plugins and config until the process ends.
+    /// Applies changes of plugins and config until the process ends; a second call does nothing.
     pub fn keep_current(&self, registry: &Arc<Registry>) -> anyhow::Result<()> {
         let settings = self.settings.load();
         let (watcher, mut changes) = Watcher::start(&settings.plugins_dir, Some(self.source.path()))
             .with_context(|| format!("{} can't be watched", settings.plugins_dir.display()))?;
-        let mut follower = Follower::new(self.source.clone());
+        let follower = self.follower.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut follower) = follower else { return Ok(()) };
         let (live, logs, end) = (Arc::clone(&self.settings), self.logs.clone(), self.end.clone());
         let registry = Arc::clone(registry);
         let follow = async move {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ use crate::wire::ids::SessionId;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Most refused sockets that are answered at once; further ones are closed without a word.
 const REFUSALS_MAX: usize = 256;
+
+/// A flood of refusals is told once in this time.
+const WARNING_PAUSE_MS: u64 = 10_000;
 
 const FULL: Rejection = Rejection {
     status: "503 Service Unavailable",
@@ -58,6 +62,7 @@ pub(super) async fn run(listener: TcpListener, node: Arc<Node>, stop: Cancellati
         sessions: sessions.clone(),
         refusals: TaskTracker::new(),
         stop: stop.clone(),
+        warned_ms: AtomicU64::new(0),
     };
     loop {
         tokio::select! {
@@ -98,6 +103,7 @@ struct Gate {
     sessions: TaskTracker,
     refusals: TaskTracker,
     stop: CancellationToken,
+    warned_ms: AtomicU64,
 }
 
 impl Gate {
@@ -116,7 +122,12 @@ impl Gate {
     }
 
     fn refuse(&self, mut socket: TcpStream, ip: IpAddr, rejection: &'static Rejection) {
-        tracing::debug!(%ip, status = rejection.status, "connection refused");
+        let (now_ms, warned_ms) = (self.node.now_ms(), self.warned_ms.load(Relaxed));
+        if now_ms.saturating_sub(warned_ms) >= WARNING_PAUSE_MS || warned_ms == 0 {
+            self.warned_ms.store(now_ms.max(1), Relaxed);
+            let hint = "behind a proxy all clients have its address: raise limits.connections_per_ip_max there";
+            tracing::warn!(%ip, reason = rejection.body, hint, "connections are refused");
+        }
         if self.refusals.len() < REFUSALS_MAX {
             self.refusals.spawn(async move { handshake::refuse(&mut socket, rejection).await });
         }
