@@ -106,6 +106,7 @@ async fn keep(redis: &Arc<Redis>, node: &NodeId, cursors: &Mutex<Cursors>) {
     let mut owed = false;
     loop {
         time::sleep(interval).await;
+        let before = cursors.lock().unwrap_or_else(PoisonError::into_inner).own;
         let (was_there, last) = match redis.renew_node(node).await {
             Ok(renewed) => renewed,
             Err(error) => {
@@ -116,8 +117,9 @@ async fn keep(redis: &Arc<Redis>, node: &NodeId, cursors: &Mutex<Cursors>) {
         let last = parse_id(&last).unwrap_or_default();
         {
             let mut cursors = cursors.lock().unwrap_or_else(PoisonError::into_inner);
-            // After a flush or a failover the stream may be behind what was read of it before.
-            if !was_there || cursors.own > last {
+            // After a flush or a failover the stream may be behind what was read of it before. Compared with where reading stood
+            // before the question: what was read since then is rightly ahead of the answer, and reading it again would deliver it twice.
+            if !was_there || before > last {
                 cursors.own = StreamId::default();
             }
         }
