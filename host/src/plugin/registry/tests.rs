@@ -193,6 +193,12 @@ async fn the_config_decides_what_is_loaded() {
     let reason = refused.last_rejection.unwrap().reason;
     assert!(reason.starts_with("its constructor failed: ") && reason.contains("history_limit"), "{reason}");
 
+    bench.configure("[actions]\nhistory = \"chat\"");
+    let unmapped = bench.apply().await;
+    let served = bench.registry.action("echo").expect("jobs that are queued already still run");
+    assert_eq!(unmapped.version.as_deref(), Some(served.version.as_ref()));
+    drop(served);
+
     bench.configure("");
     time::timeout(SOON, bench.registry.apply()).await.unwrap();
     assert!(bench.registry.snapshot().is_empty() && bench.registry.action("echo").is_none());

@@ -227,6 +227,14 @@ impl Writer {
                 refused.entry(&entry.plugin).or_default().insert(action.clone(), reason);
             }
         }
+        // Servers send no more of what has left the map, but jobs of it that are queued already still run.
+        for (action, version) in before.actions.iter().filter(|(action, _)| !settings.actions.contains_key(*action)) {
+            let live = self.slots.get(version.plugin.as_ref()).and_then(|slot| slot.live.as_ref());
+            let live = live.filter(|live| live.manifest.actions.contains(action));
+            if let Some(version) = live.and_then(|live| live.actions.as_ref()) {
+                table.actions.insert(action.clone(), Arc::clone(version));
+            }
+        }
         if let Some(name) = &settings.server.handler {
             let live = self.slots.get(name).and_then(|slot| slot.live.as_ref()?.handler.clone());
             table.handler = live.or_else(|| before.handler.clone().filter(|_| coming.contains(name)));
