@@ -117,7 +117,7 @@ impl State {
             while taken.len() < max {
                 let Some((number, job, suspect)) = partition.waiting.pop_front() else { break };
                 partition.running.insert(number, job.clone());
-                let receipt = Receipt { partition: u32::try_from(index).unwrap_or(u32::MAX), entry: number.to_string() };
+                let receipt = Receipt { partition: u32::try_from(index).unwrap_or(u32::MAX), entry: number.to_string(), delivery: number };
                 taken.push(Taken { job, receipt, suspect });
             }
         }
