@@ -187,3 +187,104 @@ fn connections(backend: &Backend) -> u64 {
     let line = info.lines().find_map(|line| line.strip_prefix("total_connections_received:")).unwrap();
     line.trim().parse().unwrap()
 }
+
+#[test]
+fn a_node_that_does_not_read_is_cut_down() {
+    super::run(Kind::Redis, |backend| async move {
+        let node = NodeId::random().unwrap();
+        let _feed = patiently(backend.queue.presence.open(&node)).await.unwrap();
+        let key = format!("ps:{{{}:n:{node}}}:out", backend.options.app);
+        let script = "for i = 1, 120000 do redis.call('XADD', KEYS[1], '*', 'x', '1') end";
+        // Read faster than that it is not: what is handed over waits for the server, which does not take it.
+        backend.command::<()>(redis::cmd("EVAL").arg(script).arg(1).arg(&key));
+        eventually(|| backend.command::<u64>(redis::cmd("XLEN").arg(&key)) <= 60_000).await;
+        assert!(backend.command::<i64>(redis::cmd("PTTL").arg(&key)) > 0, "and ends with its node");
+    });
+}
+
+#[test]
+fn an_unneeded_route_is_dropped_and_a_needed_one_stays() {
+    super::run(Kind::Redis, |backend| async move {
+        let node = NodeId::random().unwrap();
+        let feed = patiently(backend.queue.presence.open(&node)).await.unwrap();
+        let (one, two) = (entry(&session(&node), None, Some("7"), &["g", "h"]), entry(&session(&node), None, Some("8"), &["g"]));
+        for entry in [&one, &two] {
+            backend.queue.presence.enter(entry, None).await.unwrap();
+        }
+        backend.queue.presence.leave(&one, true, &["h".to_owned()]).await.unwrap();
+        let routes =
+            |name: &str| backend.command::<Vec<String>>(redis::cmd("SMEMBERS").arg(format!("ps:{{{}:{name}}}:nodes", backend.options.app)));
+        assert_eq!(routes("g:h"), [node.to_string()], "for a while");
+        eventually(|| routes("g:h").is_empty() && routes("u:7").is_empty()).await;
+        assert_eq!((routes("g:g"), routes("u:8")), (vec![node.to_string()], vec![node.to_string()]));
+        patiently(feed.close()).await;
+        assert!(routes("g:g").is_empty() && routes("u:8").is_empty());
+    });
+}
+
+#[test]
+fn what_waits_is_bounded_by_bytes_and_answered_at_the_end() {
+    on_server(|server| async move {
+        let backend = Backend::on(Arc::clone(&server), options());
+        let session = session(&NodeId::random().unwrap());
+        backend.offer(job(&session, 1)).await;
+        server.signal("STOP");
+        let mut large = job(&session, 2);
+        large.data = Json::encode(&"x".repeat(64 << 10)).unwrap();
+        let (sender, mut answers) = tokio::sync::mpsc::unbounded_channel();
+        let mut offered = 0;
+        loop {
+            let sender = sender.clone();
+            if backend.queue.inbox.offer(large.clone(), Box::new(move |stored| drop(sender.send(stored)))).is_err() {
+                break;
+            }
+            offered += 1;
+            assert!(offered < 1_500, "far more than 64 MiB wait");
+        }
+        assert!(offered > 500, "refused after {offered}");
+        drop((backend, sender));
+        let mut answered = 0;
+        while let Some(stored) = patiently(answers.recv()).await {
+            assert_ne!(stored, Stored::Yes);
+            answered += 1;
+        }
+        assert_eq!(answered, offered);
+        server.signal("CONT");
+    });
+}
+
+#[test]
+fn a_poisoned_php_item_takes_no_other_with_it() {
+    super::run(Kind::Redis, |backend| async move {
+        let node = NodeId::random().unwrap();
+        let mut feed = patiently(backend.queue.presence.open(&node)).await.unwrap();
+        let large = entry(&session(&node), None, Some("9007199254740993"), &[]);
+        let odd = entry(&session(&node), Some("a\u{0}b\n{é}%"), None, &[]);
+        for entry in [&large, &odd] {
+            backend.queue.presence.enter(entry, None).await.unwrap();
+        }
+        let app = &backend.options.app;
+        backend.command::<()>(redis::cmd("SET").arg(format!("ps:{{{app}:u:poison}}:nodes")).arg("no set"));
+        let mut push = redis::cmd("RPUSH");
+        push.arg(&backend.options.php_lists[0]);
+        push.arg(r#"{"to":{"user_id":"poison"},"action":"poison"}"#);
+        push.arg(r#"{"to":{"user_id":9007199254740993},"action":"large"}"#);
+        push.arg(r#"{"to":{"connection_id":"a\u0000b\n{é}%"},"action":"odd"}"#);
+        push.arg(r#"{"to":{"user_id":1e400,"group":true},"action":"none"}"#);
+        push.arg(r#"{"to":{"broadcast":true},"action":"end"}"#);
+        backend.command::<()>(&push);
+        assert_eq!(until(&mut feed, "end").await.into_iter().map(name).collect::<Vec<_>>(), ["large", "odd"]);
+        let dead: Vec<String> = backend.command(redis::cmd("LRANGE").arg(format!("ps:{{{app}}}:php:dead")).arg(0).arg(-1));
+        assert!(dead.iter().any(|item| item.contains("WRONGTYPE") && item.contains("poison")), "{dead:?}");
+    });
+}
+
+#[test]
+fn errors_do_not_tell_the_password() {
+    for url in ["redis://user:hunter2@127.0.0.1:bad/0", "redis://:hunter2@/x", "redis://:hunter2@127.0.0.1:1/notadb"] {
+        if let Err(error) = crate::queue::redis::open(url, options(), tokio_util::sync::CancellationToken::new(), &Default::default()) {
+            let text = format!("{error} {error:?}");
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
+}

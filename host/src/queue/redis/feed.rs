@@ -28,7 +28,7 @@ const READ_COUNT: usize = 256;
 /// Reads that may wait for the server to take them.
 const READS_WAITING_MAX: usize = 4;
 /// An unneeded route stays this long: a join may be on its way to the node, announced before its connection is.
-const ROUTE_IDLE: Duration = Duration::from_secs(30);
+const ROUTE_IDLE: Duration = if cfg!(test) { Duration::from_secs(1) } else { Duration::from_secs(30) };
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 type StreamId = (u64, u64);
