@@ -54,7 +54,7 @@ impl Recorder {
     }
 
     pub(crate) fn push(&self, job: Job) {
-        let receipt = Receipt { partition: 0, entry: job.message_id() };
+        let receipt = Receipt { partition: 0, entry: job.message_id(), delivery: 0 };
         self.jobs.lock().unwrap().push_back(Taken { job, receipt, suspect: false });
         self.wake.notify_one();
     }

@@ -131,6 +131,8 @@ pub struct Receipt {
     pub partition: u32,
     /// The entry in it.
     pub entry: String,
+    /// Which delivery of the entry to this consumer: an older one may not start any more.
+    pub delivery: u64,
 }
 
 /// What becomes of a job that was taken.
@@ -166,7 +168,8 @@ pub trait Consumer: Send + Sync {
     /// [`QueueError`]; the caller pauses and goes on.
     async fn take(&self, max: usize) -> Result<Vec<Taken>, QueueError>;
 
-    /// Whether this worker still may start the job: false once its lease on the partition may have passed to another.
+    /// Whether this worker still may start the job (or start it again): false once its lease on the partition may have passed to another.
+    /// After a false the receipt is void: drop the job. It is delivered again, here or elsewhere.
     fn may_start(&self, receipt: &Receipt) -> bool;
 
     /// Whether the job is still this worker's to settle. While it is and [`Self::may_start`] says no, the lease could not be renewed

@@ -13,13 +13,13 @@ use crate::wire::delivery::{Address, Body, Delivery};
 use crate::wire::ids::NodeId;
 use crate::wire::json::Json;
 
-async fn healthy(queue: &Queue, up: bool) -> Health {
+pub(super) async fn healthy(queue: &Queue, up: bool) -> Health {
     let mut health = queue.health.clone();
     patiently(health.wait_for(|health| (*health == Health::Up) == up)).await.unwrap().clone()
 }
 
 /// Takes on through errors, as a worker does.
-async fn take_through(consumer: &Arc<dyn Consumer>, count: usize) -> Vec<crate::queue::Taken> {
+pub(super) async fn take_through(consumer: &Arc<dyn Consumer>, count: usize) -> Vec<crate::queue::Taken> {
     let mut taken = Vec::new();
     patiently(async {
         while taken.len() < count {

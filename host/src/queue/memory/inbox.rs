@@ -15,6 +15,8 @@ use crate::wire::job::Job;
 /// Longest wait of a `take`.
 const TAKE_WAIT: Duration = Duration::from_secs(1);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most bytes of data that wait in all partitions together.
+const WAITING_BYTES_MAX: usize = 512 << 20;
 /// Most jobs waiting for their time.
 const LATER_MAX: usize = 1_000_000;
 
@@ -28,6 +30,8 @@ struct Partition {
 
 struct State {
     partitions: Vec<Partition>,
+    /// Bytes of data waiting in the partitions.
+    waiting_bytes: usize,
     later: BTreeMap<(Instant, u64), Job>,
     /// Consumers by their number, the order of joining.
     consumers: Vec<u64>,
@@ -56,6 +60,7 @@ impl State {
         let number = self.number();
         let partition = job.session.partition(u32::try_from(self.partitions.len()).unwrap_or(u32::MAX));
         if let Some(partition) = self.partitions.get_mut(partition as usize) {
+            self.waiting_bytes += job.data.as_bytes().len();
             partition.waiting.push_back((number, job, false));
         }
     }
@@ -116,8 +121,9 @@ impl State {
             let Some(partition) = self.partitions.get_mut(index) else { continue };
             while taken.len() < max {
                 let Some((number, job, suspect)) = partition.waiting.pop_front() else { break };
+                self.waiting_bytes = self.waiting_bytes.saturating_sub(job.data.as_bytes().len());
                 partition.running.insert(number, job.clone());
-                let receipt = Receipt { partition: u32::try_from(index).unwrap_or(u32::MAX), entry: number.to_string() };
+                let receipt = Receipt { partition: u32::try_from(index).unwrap_or(u32::MAX), entry: number.to_string(), delivery: number };
                 taken.push(Taken { job, receipt, suspect });
             }
         }
@@ -135,6 +141,7 @@ impl State {
         for partition in self.partitions.iter_mut().filter(|partition| partition.owner == Some(consumer)) {
             partition.owner = None;
             while let Some((number, job)) = partition.running.pop_last() {
+                self.waiting_bytes += job.data.as_bytes().len();
                 partition.waiting.push_front((number, job, true));
             }
         }
@@ -163,7 +170,7 @@ impl MemoryInbox {
     pub(super) fn new(options: &QueueOptions) -> Self {
         let partitions = (0..options.partitions.max(1)).map(|_| Partition::default()).collect();
         Self(Arc::new(Shared {
-            state: Mutex::new(State { partitions, later: BTreeMap::new(), consumers: Vec::new(), next: 0 }),
+            state: Mutex::new(State { partitions, waiting_bytes: 0, later: BTreeMap::new(), consumers: Vec::new(), next: 0 }),
             changed: Notify::new(),
             partition_jobs_max: options.partition_jobs_max.max(1),
             dead_max: options.dead_max.max(1),
@@ -185,6 +192,11 @@ impl Inbox for MemoryInbox {
         if state.partitions.get(partition).is_some_and(|partition| partition.waiting.len() >= self.0.partition_jobs_max) {
             drop(state);
             on_stored(Stored::No("partition is full".to_owned()));
+            return Ok(());
+        }
+        if state.waiting_bytes + job.data.as_bytes().len() > WAITING_BYTES_MAX {
+            drop(state);
+            on_stored(Stored::No(format!("{WAITING_BYTES_MAX} bytes are waiting already")));
             return Ok(());
         }
         state.push(job);
@@ -236,12 +248,13 @@ impl Consumer for MemoryConsumer {
             changed.as_mut().enable();
             let (taken, released, due) = {
                 let mut state = self.shared.lock();
-                if !state.consumers.contains(&self.number) {
-                    return Ok(Vec::new());
+                if state.consumers.contains(&self.number) {
+                    let due = state.promote();
+                    let released = state.share(self.number);
+                    (state.take(self.number, max.max(1)), released, due)
+                } else {
+                    (Vec::new(), false, None)
                 }
-                let due = state.promote();
-                let released = state.share(self.number);
-                (state.take(self.number, max.max(1)), released, due)
             };
             if released {
                 self.shared.changed.notify_waiters();
@@ -260,6 +273,10 @@ impl Consumer for MemoryConsumer {
     }
 
     async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError> {
+        if !self.may_start(&receipt) {
+            // It went back when this consumer left, and is another's now.
+            return Ok(());
+        }
         match verdict {
             Verdict::Done => {}
             Verdict::Later { job, delay } => self.shared.put_later(*job, delay)?,

@@ -14,7 +14,10 @@ pub(super) fn server_error(error: &redis::ServerError) -> QueueError {
 
 /// Errors of a server that can't serve at present: the same command works later or elsewhere.
 pub(super) fn is_passing(error: &redis::ServerError) -> bool {
-    matches!(error.code(), "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" | "BUSY" | "UNKILLABLE")
+    matches!(
+        error.code(),
+        "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" | "MISCONF" | "BUSY" | "UNKILLABLE"
+    )
 }
 
 /// Text of an answer; empty for anything else.

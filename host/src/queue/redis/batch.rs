@@ -1,6 +1,8 @@
 //! One pipeline of the writer: how writes become commands, and how answers find those who wait for them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use redis::{Cmd, Pipeline, Value};
@@ -66,9 +68,11 @@ impl Done {
         match (self, outcome) {
             (Self::Nobody(what), Outcome::Refused(error)) => {
                 metrics::counter!("plugsocket_queue_writes_refused_total", "what" => what).increment(1);
-                tracing::error!(what, %error, "queue refused a write");
+                if may_complain() {
+                    tracing::error!(what, %error, "queue refused a write; the counter tells how many");
+                }
             }
-            (Self::Nobody(DELIVERY), Outcome::Answer(Value::Nil)) => {
+            (Self::Nobody(DELIVERY), Outcome::Answer(Value::Nil) | Outcome::Unsent | Outcome::Unknown) => {
                 metrics::counter!("plugsocket_deliveries_undeliverable_total").increment(1);
             }
             (Self::Nobody(_), _) => {}
@@ -86,7 +90,9 @@ impl Done {
                 });
             }
             (Self::Settled { to, partition, entry }, outcome) => {
-                if let Outcome::Refused(error) = &outcome {
+                if let Outcome::Refused(error) = &outcome
+                    && may_complain()
+                {
                     tracing::error!(partition, entry, %error, "queue refused to settle a job");
                 }
                 to.settled(partition, &entry);
@@ -101,9 +107,33 @@ impl Done {
 }
 
 impl Write {
-    /// Gives up on a write that was never sent, unless nobody waits for it: then it comes back, to be sent when it can be.
-    pub(super) fn expire(self) -> Option<Self> {
+    /// About what it takes up.
+    pub(super) fn bytes(&self) -> usize {
         match self {
+            Self::Command { command, .. } => command.args_iter().map(|argument| arg_len(&argument)).sum(),
+            Self::Node { header, data, .. } => header.len() + data.len(),
+            Self::Ack { entry, .. } => entry.len(),
+            Self::Mark(_) | Self::Refused { .. } => 0,
+        }
+    }
+
+    /// Answers whoever waits: it will not be sent.
+    pub(super) fn abandon(self) {
+        match self {
+            Self::Command { done, .. } | Self::Mark(done) | Self::Ack { done, .. } => done.finish(Outcome::Unsent),
+            Self::Node { .. } => Done::Nobody(DELIVERY).finish(Outcome::Unsent),
+            Self::Refused { on_stored, reason } => on_stored(Stored::No(reason.to_owned())),
+        }
+    }
+
+    /// Gives up on a write that was never sent, unless nobody waits for it: then it comes back, to be sent when it can be. Deliveries come
+    /// back only when they are not `too_old`.
+    pub(super) fn expire(self, too_old: bool) -> Option<Self> {
+        match self {
+            Self::Node { .. } | Self::Command { done: Done::Nobody(DELIVERY), .. } if too_old => {
+                self.abandon();
+                None
+            }
             Self::Command { done, .. } | Self::Mark(done) if done.expires() => {
                 done.finish(Outcome::Unsent);
                 None
@@ -160,6 +190,11 @@ impl Batch {
         let (mut full, mut reconnect) = (false, false);
         for (index, (slot, answer)) in self.slots.into_iter().zip(answers).enumerate() {
             match answer {
+                // Known not to be stored: sent again, it could come after one that its client sent later.
+                Value::ServerError(error) if is_passing(&error) && matches!(slot, Slot::One(Done::Stored(_))) => {
+                    (reason, reconnect) = (error.to_string(), true);
+                    slot.finish(Outcome::Refused(server_error(&error)));
+                }
                 Value::ServerError(error) if error.code() == "NOSCRIPT" || is_passing(&error) => {
                     (reason, reconnect) = (error.to_string(), true);
                     if let Some(command) = self.pipeline.cmd_iter().nth(index) {
@@ -187,6 +222,12 @@ impl Batch {
         Again { batch: Self { pipeline: Arc::new(pipeline), slots: again, marks, sent: self.sent }, reason, full, reconnect }
     }
 
+    /// Tells all that the outcome is unknown.
+    pub(super) fn abandon(&mut self) {
+        self.marks.drain(..).for_each(|mark| mark.finish(Outcome::Unknown));
+        self.slots.drain(..).for_each(|slot| slot.finish(Outcome::Unknown));
+    }
+
     /// Tells those who wait that the outcome is unknown; the rest stays to be sent.
     pub(super) fn give_up(&mut self) {
         for mark in std::mem::take(&mut self.marks) {
@@ -208,6 +249,13 @@ impl Batch {
         }
         (self.slots, self.pipeline) = (kept, Arc::new(pipeline));
     }
+}
+
+/// At most one complaint per second about refused writes, of which there may be thousands.
+fn may_complain() -> bool {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let second = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    LAST.swap(second, Ordering::Relaxed) != second
 }
 
 struct Pack {

@@ -1,51 +1,56 @@
-//! The single ordered writer: whatever waits goes out as one pipeline, two of them in flight, and nothing overtakes.
+//! The way to the writer: room for writes, counted and weighed, and the answers to them.
 
-use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{RedisError, Value};
-use tokio::sync::{mpsc, oneshot, watch};
+use redis::Value;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::{self, Instant};
 
-use super::batch::{Batch, Done, Encoder, Write};
-use super::connect::{Backoff, CALL_TIMEOUT, Connector, Fence};
+use super::batch::{Done, Write};
+use super::connect::{CALL_TIMEOUT, Connector};
+use super::writer::{Intake, Writer};
 use crate::queue::QueueError;
 
-/// Most writes in one pipeline.
-const BATCH_WRITES_MAX: usize = 512;
-const FLIGHTS_MAX: usize = 2;
-/// After so long without a connection, offers are refused at once.
-const REFUSE_AFTER: Duration = Duration::from_secs(1);
-/// After a refusal for want of memory, deliveries go by script for so long.
-const FULL_FOR: Duration = Duration::from_secs(5);
-const EXPIRE_INTERVAL: Duration = Duration::from_millis(100);
-/// How long the writer goes on after the stop, for what still waits.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// A write and when it was handed over.
-type Queued = (Write, Instant);
-type Reply = Result<Vec<Value>, RedisError>;
+/// What waits for the writer takes up at most about so much, whatever the number of writes.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+/// One write counts for no more than this, so that room for any write can be waited for.
+const WRITE_BYTES_MAX: usize = WAITING_BYTES_MAX / 4;
+/// A write on its way to the writer.
+pub(super) struct Queued {
+    pub(super) write: Write,
+    /// When it was handed over.
+    pub(super) born: Instant,
+    /// What it takes of the budget.
+    pub(super) bytes: usize,
+}
 
 /// The way to the writer; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Batcher {
     queue: mpsc::Sender<Queued>,
+    budget: Arc<Semaphore>,
     accepting: watch::Receiver<bool>,
     confirm_timeout: Duration,
 }
 
 /// Room for one write.
-pub(super) struct Permit<'batcher>(mpsc::Permit<'batcher, Queued>);
+pub(super) struct Permit<'batcher> {
+    slot: mpsc::Permit<'batcher, Queued>,
+    budget: SemaphorePermit<'batcher>,
+}
 
 impl Permit<'_> {
     pub(super) fn send(self, write: Write) {
-        self.0.send((write, Instant::now()));
+        let bytes = self.budget.num_permits();
+        // The writer gives it back.
+        self.budget.forget();
+        self.slot.send(Queued { write, born: Instant::now(), bytes });
     }
+}
+
+fn share(bytes: usize) -> u32 {
+    u32::try_from(bytes.min(WRITE_BYTES_MAX)).unwrap_or(u32::MAX)
 }
 
 impl Batcher {
@@ -53,278 +58,67 @@ impl Batcher {
     pub(super) fn new(connector: Arc<Connector>, items_max: usize, confirm_timeout: Duration) -> (Self, Writer) {
         let (sender, queue) = mpsc::channel(items_max.max(1));
         let (refuse, accepting) = watch::channel(true);
-        let writer = Writer {
-            connector,
-            queue,
-            refuse,
-            confirm_timeout,
-            connection: None,
-            fence: None,
-            flights: VecDeque::new(),
-            held: VecDeque::new(),
-            items_max: items_max.max(1),
-            incoming: Vec::with_capacity(BATCH_WRITES_MAX),
-            full_until: None,
-        };
-        (Self { queue: sender, accepting, confirm_timeout }, writer)
+        let budget = Arc::new(Semaphore::new(WAITING_BYTES_MAX));
+        let intake = Intake { queue, budget: Arc::clone(&budget), refuse, items_max: items_max.max(1) };
+        let writer = Writer::new(connector, intake, confirm_timeout);
+        (Self { queue: sender, budget, accepting, confirm_timeout }, writer)
     }
 
-    /// Room for one write, if there is any now.
-    pub(super) fn try_reserve(&self) -> Option<Permit<'_>> {
+    /// Room for one write of about `bytes`, if there is any now.
+    pub(super) fn try_reserve(&self, bytes: usize) -> Option<Permit<'_>> {
         if !*self.accepting.borrow() {
             return None;
         }
-        self.queue.try_reserve().ok().map(Permit)
+        let budget = self.budget.try_acquire_many(share(bytes)).ok()?;
+        self.queue.try_reserve().ok().map(|slot| Permit { slot, budget })
     }
 
-    /// Resolves when there is room and Redis is not known to be away; also when the queue is closed.
+    /// Resolves when there is room for any write and Redis is not known to be away; also when the queue is closed.
     pub(super) async fn room(&self) {
         let mut accepting = self.accepting.clone();
         if accepting.wait_for(|accepting| *accepting).await.is_ok() {
+            let _budget = self.budget.acquire_many(share(WRITE_BYTES_MAX)).await;
             let _ = self.queue.reserve().await;
         }
     }
 
+    /// Room for one write of about `bytes`, waiting for it.
+    pub(super) async fn reserve(&self, bytes: usize) -> Result<Permit<'_>, QueueError> {
+        let both = async {
+            let budget = self.budget.acquire_many(share(bytes)).await.map_err(|_| QueueError::Closed)?;
+            let slot = self.queue.reserve().await.map_err(|_| QueueError::Closed)?;
+            Ok(Permit { slot, budget })
+        };
+        let no_room = || Err(QueueError::Unreachable("no room for writes in the time allowed".to_owned()));
+        time::timeout(self.confirm_timeout, both).await.unwrap_or_else(|_| no_room())
+    }
+
     /// Hands over a write, waiting for room.
     pub(super) async fn send(&self, write: Write) -> Result<(), QueueError> {
-        match time::timeout(self.confirm_timeout, self.queue.reserve()).await {
-            Ok(Ok(permit)) => {
-                permit.send((write, Instant::now()));
-                Ok(())
-            }
-            Ok(Err(_)) => Err(QueueError::Closed),
-            Err(_) => Err(QueueError::Unreachable("no room for writes in the time allowed".to_owned())),
-        }
+        self.reserve(write.bytes()).await?.send(write);
+        Ok(())
+    }
+
+    /// The answer to a write that was handed over.
+    async fn answer(&self, answer: oneshot::Receiver<Result<Value, QueueError>>) -> Result<Value, QueueError> {
+        // Waiting and confirming are bounded each; this is for what waits behind a queue that does not move at all.
+        let Ok(answer) = time::timeout(self.confirm_timeout * 2 + CALL_TIMEOUT, answer).await else {
+            return Err(QueueError::Unreachable("not confirmed in the time allowed".to_owned()));
+        };
+        answer.unwrap_or(Err(QueueError::Closed))
     }
 
     /// Runs one command in order with everything else, and waits for its answer.
     pub(super) async fn run(&self, command: redis::Cmd) -> Result<Value, QueueError> {
         let (sender, answer) = oneshot::channel();
         self.send(Write::Command { command, done: Done::Reply(sender) }).await?;
-        answer.await.unwrap_or(Err(QueueError::Closed))
+        self.answer(answer).await
     }
 
     /// Resolves when everything handed over before is stored.
     pub(super) async fn flush(&self) -> Result<(), QueueError> {
         let (sender, answer) = oneshot::channel();
         self.send(Write::Mark(Done::Reply(sender))).await?;
-        answer.await.unwrap_or(Err(QueueError::Closed)).map(drop)
-    }
-}
-
-struct Flight {
-    batch: Batch,
-    state: FlightState,
-}
-
-enum FlightState {
-    /// Not on its way: nothing in it, or there is no connection.
-    Grounded,
-    Flying(Pin<Box<dyn Future<Output = Reply> + Send>>),
-    Landed(Reply),
-}
-
-/// The writer's task.
-pub(super) struct Writer {
-    connector: Arc<Connector>,
-    queue: mpsc::Receiver<Queued>,
-    refuse: watch::Sender<bool>,
-    confirm_timeout: Duration,
-    connection: Option<MultiplexedConnection>,
-    fence: Option<Fence>,
-    flights: VecDeque<Flight>,
-    /// Taken from the queue while there was no connection.
-    held: VecDeque<Queued>,
-    items_max: usize,
-    incoming: Vec<Queued>,
-    full_until: Option<Instant>,
-}
-
-impl Writer {
-    /// Writes until the queue's stop, then finishes what waits, within bounds.
-    pub(super) async fn run(mut self) {
-        let stop = self.connector.stop().clone();
-        tokio::select! {
-            () = self.write() => return,
-            () = stop.cancelled() => {}
-        }
-        self.queue.close();
-        if time::timeout(FINISH_TIMEOUT, self.write()).await.is_err() {
-            tracing::warn!(waiting = self.held.len() + self.queue.len(), "queue closed with writes that were never stored");
-        }
-    }
-
-    /// Ends when the queue is closed and everything has been written. Cancel-safe: state is in `self`.
-    async fn write(&mut self) {
-        loop {
-            if self.connection.is_none() {
-                self.reconnect().await;
-            }
-            self.dispatch().await;
-            if self.flights.is_empty() && self.held.is_empty() && self.queue.is_closed() && self.queue.is_empty() {
-                return;
-            }
-            let may_take = self.flights.len() < FLIGHTS_MAX && self.held.is_empty() && !(self.queue.is_closed() && self.queue.is_empty());
-            let reply = tokio::select! {
-                biased;
-                reply = landed(&mut self.flights), if !self.flights.is_empty() => Some(reply),
-                _ = self.queue.recv_many(&mut self.incoming, BATCH_WRITES_MAX), if may_take => None,
-            };
-            self.held.extend(self.incoming.drain(..));
-            if let Some(reply) = reply
-                && self.settle(reply)
-            {
-                self.launch(0).await;
-            }
-        }
-    }
-
-    /// Makes pipelines of what is held, while there may be another one in flight.
-    async fn dispatch(&mut self) {
-        while self.flights.len() < FLIGHTS_MAX && !self.held.is_empty() && self.connection.is_some() {
-            let full = self.full_until.is_some_and(|until| until > Instant::now());
-            let mut encoder = Encoder::new(self.connector.keys(), full);
-            let mut writes = 0;
-            while writes < BATCH_WRITES_MAX && !encoder.is_full() {
-                let Some((write, _)) = self.held.pop_front() else { break };
-                encoder.push(write);
-                writes += 1;
-            }
-            metrics::histogram!("plugsocket_queue_batch_writes").record(f64::from(u32::try_from(writes).unwrap_or(u32::MAX)));
-            self.flights.push_back(Flight { batch: encoder.finish(), state: FlightState::Grounded });
-            self.launch(self.flights.len() - 1).await;
-        }
-    }
-
-    /// Puts a flight on its way. The first poll is what fixes its place in the connection's order.
-    async fn launch(&mut self, index: usize) {
-        let (Some(connection), Some(flight)) = (&self.connection, self.flights.get_mut(index)) else { return };
-        if flight.batch.pipeline.is_empty() {
-            return;
-        }
-        let (mut connection, pipeline) = (connection.clone(), Arc::clone(&flight.batch.pipeline));
-        let mut future: Pin<Box<dyn Future<Output = Reply> + Send>> =
-            Box::pin(async move { connection.send_packed_commands(&pipeline, 0, pipeline.len()).await });
-        let first = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
-        flight.batch.sent.get_or_insert_with(Instant::now);
-        flight.state = match first {
-            Poll::Ready(reply) => FlightState::Landed(reply),
-            Poll::Pending => FlightState::Flying(future),
-        };
-    }
-
-    /// Gives out the answers of the oldest flight. True when some of it is to be sent again on the same connection.
-    fn settle(&mut self, reply: Reply) -> bool {
-        match reply {
-            Ok(answers) => {
-                let Some(flight) = self.flights.pop_front() else { return false };
-                let again = flight.batch.settle(answers);
-                if again.full {
-                    self.full_until = Some(Instant::now() + FULL_FOR);
-                    metrics::counter!("plugsocket_queue_full_total").increment(1);
-                }
-                if again.batch.slots.is_empty() {
-                    return false;
-                }
-                self.flights.push_front(Flight { batch: again.batch, state: FlightState::Grounded });
-                if again.reconnect {
-                    // Everything behind it is sent again too: order comes before economy in this rare case.
-                    self.disconnect(&again.reason);
-                }
-                !again.reconnect
-            }
-            Err(error) => {
-                self.disconnect(&error.to_string());
-                false
-            }
-        }
-    }
-
-    fn disconnect(&mut self, reason: &str) {
-        tracing::warn!(reason, unconfirmed = self.flights.len(), "queue connection of the writer is made anew");
-        metrics::counter!("plugsocket_queue_writer_reconnects_total").increment(1);
-        self.connection = None;
-        for flight in &mut self.flights {
-            flight.state = FlightState::Grounded;
-        }
-        self.connector.report_broken();
-    }
-
-    /// Returns with a connection on which everything unconfirmed has been sent again, in order.
-    async fn reconnect(&mut self) {
-        let mut backoff = Backoff::new();
-        let since = Instant::now();
-        let connection = loop {
-            let mut attempt = std::pin::pin!(attempt(Arc::clone(&self.connector), self.fence.clone()));
-            let result = loop {
-                tokio::select! {
-                    result = &mut attempt => break result,
-                    () = time::sleep(EXPIRE_INTERVAL) => self.expire(since),
-                }
-            };
-            if let Some((connection, fence)) = result {
-                self.fence = fence;
-                break connection;
-            }
-            self.expire(since);
-            time::sleep(backoff.next().min(EXPIRE_INTERVAL)).await;
-        };
-        self.connection = Some(connection);
-        self.refuse.send_replace(true);
-        for index in 0..self.flights.len() {
-            self.launch(index).await;
-        }
-    }
-
-    /// While there is no connection: takes what waits into view and gives up on what has waited too long.
-    fn expire(&mut self, since: Instant) {
-        if since.elapsed() > REFUSE_AFTER {
-            self.refuse.send_replace(false);
-        }
-        while self.held.len() < self.items_max {
-            let Ok(queued) = self.queue.try_recv() else { break };
-            self.held.push_back(queued);
-        }
-        let limit = self.confirm_timeout;
-        for flight in &mut self.flights {
-            if flight.batch.sent.is_some_and(|sent| sent.elapsed() > limit) {
-                flight.batch.give_up();
-            }
-        }
-        if self.held.front().is_some_and(|(_, born)| born.elapsed() > limit) {
-            let held = std::mem::take(&mut self.held);
-            self.held = held
-                .into_iter()
-                .filter_map(
-                    |(write, born)| if born.elapsed() > limit { write.expire().map(|write| (write, born)) } else { Some((write, born)) },
-                )
-                .collect();
-        }
-    }
-}
-
-async fn attempt(connector: Arc<Connector>, mut fence: Option<Fence>) -> Option<(MultiplexedConnection, Option<Fence>)> {
-    // A refusal is mended by somebody else: the supervisor tells.
-    connector.ready().await.ok()?;
-    let mut connection = connector.connect_fenced(CALL_TIMEOUT, &mut fence).await.ok()?;
-    connector.load_scripts(&mut connection).await.ok()?;
-    Some((connection, fence))
-}
-
-/// The oldest flight's answer.
-async fn landed(flights: &mut VecDeque<Flight>) -> Reply {
-    let Some(flight) = flights.front_mut() else { return Ok(Vec::new()) };
-    match std::mem::replace(&mut flight.state, FlightState::Grounded) {
-        // Only marks, no commands: everything before it is stored, because it is the oldest.
-        FlightState::Grounded => Ok(Vec::new()),
-        FlightState::Landed(reply) => reply,
-        FlightState::Flying(future) => {
-            flight.state = FlightState::Flying(future);
-            poll_fn(|context| match &mut flight.state {
-                FlightState::Flying(future) => future.as_mut().poll(context),
-                FlightState::Grounded | FlightState::Landed(_) => Poll::Ready(Ok(Vec::new())),
-            })
-            .await
-        }
+        self.answer(answer).await.map(drop)
     }
 }

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Redis;
 use super::answers::{integer, text};
-use super::connect::{BLOCK, BLOCKING_TIMEOUT, Backoff};
+use super::connect::{BLOCK, BLOCKING_TIMEOUT};
+use super::pauses::Backoff;
 use super::scripts::{BRIDGE, evalsha};
 
 /// Items per script run: each is decoded while Redis does nothing else.

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answers::{integer, server_error, text};
 use super::keys::{FORMAT_VERSION, Keys};
+use super::pauses::{Backoff, REMIND_INTERVAL};
 use super::scripts;
 use crate::queue::{Health, QueueError, QueueOptions};
 
@@ -29,9 +30,6 @@ const USER_TIMEOUT: Duration = Duration::from_secs(10);
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a call waits for a connection.
 const BLIP: Duration = Duration::from_secs(1);
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
-const REMIND_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What the supervisor knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,23 +60,6 @@ pub(super) struct Connector {
     calls: Mutex<Option<MultiplexedConnection>>,
     broken: Notify,
     stop: CancellationToken,
-}
-
-/// Growing pauses with jitter.
-pub(super) struct Backoff(Duration);
-
-impl Backoff {
-    pub(super) fn new() -> Self {
-        Self(BACKOFF_MIN)
-    }
-
-    /// Half to all of the current pause, which doubles for the next time.
-    pub(super) fn next(&mut self) -> Duration {
-        let pause = self.0;
-        self.0 = (pause * 2).min(BACKOFF_MAX);
-        let share = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
-        pause.mul_f64(0.5 + share / 2.0)
-    }
 }
 
 impl Connector {
@@ -149,11 +130,14 @@ impl Connector {
         let info = answers.get(1).map(text).unwrap_or_default();
         let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim().to_owned();
         // Numbers begin anew at a restart: there it would hit somebody else, and nothing is left to be fenced off.
-        if let Some(former) = fence.as_ref().filter(|former| former.run == run && former.client != client) {
+        if let Some(former) = fence.as_ref().filter(|former| !run.is_empty() && former.run == run && former.client != client) {
             let killed = connection.send_packed_command(redis::cmd("CLIENT").arg("KILL").arg("ID").arg(former.client)).await?;
             if let Value::ServerError(error) = killed {
                 tracing::warn!(%error, "former connection could not be closed at Redis; allow CLIENT KILL in its ACL");
             }
+        }
+        if run.is_empty() {
+            tracing::warn!("Redis does not say its run id; what an abandoned connection sent may still run late; allow INFO in its ACL");
         }
         *fence = Some(Fence { run, client });
         Ok(connection)
@@ -284,6 +268,7 @@ impl Connector {
         let info = connection.send_packed_command(redis::cmd("INFO").arg("memory")).await.map_err(unreachable)?;
         check_policy(&text(&info))?;
         self.load_scripts(&mut connection).await.map_err(unreachable)?;
+        self.probe(&mut connection).await.map_err(QueueError::Unreachable)?;
         self.read_config(&mut connection).await?;
         Ok(connection)
     }
@@ -328,17 +313,29 @@ impl Connector {
                 () = self.broken.notified() => {}
                 () = time::sleep(CHECK_INTERVAL) => {}
             }
-            match connection.send_packed_command(redis::cmd("HGET").arg(self.keys.config()).arg("partitions")).await {
-                Ok(Value::ServerError(error)) => return error.to_string(),
-                Ok(Value::Nil) => {
+            match self.probe(&mut connection).await {
+                Ok(true) => {}
+                Ok(false) => {
                     tracing::error!("Redis lost the app's keys (flushed, or restarted without persistence); they are made again");
                     if let Err(error) = self.read_config(&mut connection).await {
                         return error.to_string();
                     }
                 }
-                Ok(_) => {}
-                Err(error) => return error.to_string(),
+                Err(reason) => return reason,
             }
+        }
+    }
+
+    /// Whether the app's keys are there, on a server that takes writes: one that became a replica, or can't write to its disk, refuses them
+    /// though it answers. PERSIST changes nothing, and is allowed on a full Redis.
+    async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<bool, String> {
+        let mut pipeline = redis::Pipeline::new();
+        pipeline.cmd("PERSIST").arg(self.keys.config());
+        pipeline.cmd("HEXISTS").arg(self.keys.config()).arg("partitions");
+        let answers = connection.send_packed_commands(&pipeline, 0, 2).await.map_err(|error| error.to_string())?;
+        match answers.iter().find_map(|answer| if let Value::ServerError(error) = answer { Some(error) } else { None }) {
+            Some(error) => Err(error.to_string()),
+            None => Ok(answers.get(1) == Some(&Value::Int(1))),
         }
     }
 }
@@ -374,13 +371,5 @@ mod tests {
         assert!(check_policy("maxmemory:0\r\nmaxmemory_policy:noeviction\r\n").is_ok());
         let error = check_policy("maxmemory_policy:allkeys-lru\r\n").unwrap_err().to_string();
         assert!(error.contains("CONFIG SET maxmemory-policy noeviction"), "{error}");
-    }
-
-    #[test]
-    fn backoff_grows_to_its_limit() {
-        let mut backoff = Backoff::new();
-        let pauses: Vec<Duration> = (0..20).map(|_| backoff.next()).collect();
-        assert!(pauses[0] <= BACKOFF_MIN && pauses[0] >= BACKOFF_MIN / 2);
-        assert!(pauses[19] <= BACKOFF_MAX && pauses[19] >= BACKOFF_MAX / 2);
     }
 }

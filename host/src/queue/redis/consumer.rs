@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::Redis;
 use super::answers::{server_error, text};
-use super::batch::{Done, Write};
+use super::batch::{Done, Settlements, Write};
 use super::connect::{BLOCK, BLOCKING_TIMEOUT, Fence};
 use super::holdings::{Holdings, Recovery};
 use super::inbox::{later_command, later_member};
 use super::keys::GROUP;
 use super::lease::Lease;
-use super::scripts::{DEAD, GROUPS, evalsha};
+use super::scripts::{CONSUMERS, DEAD, GROUPS, evalsha};
 use crate::queue::{Consumer, QueueError, Receipt, Taken, Verdict};
 use crate::wire::ids::NodeId;
 use crate::wire::job::{JOB_FIELDS, Job};
@@ -30,6 +30,7 @@ const SURPLUS_MAX: usize = 1024;
 const CLAIM_COUNT: usize = 200;
 /// How long leaving waits for settlements on their way.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+const LEAVE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A consumer in Redis.
 pub(super) struct RedisConsumer {
@@ -57,8 +58,7 @@ type RawEntry = (String, Vec<(Vec<u8>, Vec<u8>)>);
 impl RedisConsumer {
     pub(super) async fn join(redis: Arc<Redis>, worker: NodeId) -> Result<Arc<Self>, QueueError> {
         let holdings = Arc::new(Holdings::new(redis.options.lease));
-        let lease =
-            Arc::new(Lease { redis: Arc::clone(&redis), worker, holdings: Arc::clone(&holdings), reader: Arc::new(AtomicI64::new(0)) });
+        let lease = Arc::new(Lease::new(Arc::clone(&redis), worker, Arc::clone(&holdings)));
         let stop = redis.connector.stop().child_token();
         if let Err(error) = lease.renew().await {
             tracing::warn!(%error, "first lease not granted yet");
@@ -168,27 +168,15 @@ impl RedisConsumer {
             }
         }
         if recovery == Recovery::TakeOver {
-            self.remove_idle_consumers(connection, &key).await?;
+            self.remove_idle_consumers(&key).await?;
         }
         Ok(())
     }
 
-    /// Former owners stay listed in the group for ever otherwise. All their entries have been claimed; the check is for the unforeseen.
-    async fn remove_idle_consumers(&self, connection: &mut MultiplexedConnection, key: &str) -> Result<(), QueueError> {
-        let unreachable = |error: redis::RedisError| QueueError::Unreachable(error.to_string());
-        let answer = connection.send_packed_command(redis::cmd("XINFO").arg("CONSUMERS").arg(key).arg(GROUP)).await.map_err(unreachable)?;
-        let Value::Array(consumers) = answer else { return Ok(()) };
-        for consumer in &consumers {
-            let Value::Array(facts) = consumer else { continue };
-            let fact = |name: &str| facts.chunks_exact(2).find(|pair| text(&pair[0]) == name).map(|pair| text(&pair[1]));
-            let (Some(name), Some(pending)) = (fact("name"), fact("pending")) else { continue };
-            if pending == "0" && name != self.lease.worker.as_str() {
-                let mut command = redis::cmd("XGROUP");
-                command.arg("DELCONSUMER").arg(key).arg(GROUP).arg(name);
-                connection.send_packed_command(&command).await.map_err(unreachable)?;
-            }
-        }
-        Ok(())
+    /// Former owners stay listed in the group for ever otherwise.
+    async fn remove_idle_consumers(&self, key: &str) -> Result<(), QueueError> {
+        let mut command = evalsha(&CONSUMERS, 1);
+        self.redis.connector.call(command.arg(key).arg(GROUP).arg(self.lease.worker.as_str())).await.map(drop)
     }
 
     /// Takes an entry in hand, unless it is there already, was taken under another entry, or is no job.
@@ -199,18 +187,22 @@ impl RedisConsumer {
         }
         match Job::from_fields(fields.iter().map(|(name, value)| (&name[..], &value[..]))) {
             Ok(job) => {
-                if self.holdings.take(partition, &entry, &job.session, job.sequence) {
-                    surplus.push_back(Taken { job, receipt: Receipt { partition, entry }, suspect });
+                if let Some(delivery) = self.holdings.take(partition, &entry, &job.session, job.sequence) {
+                    surplus.push_back(Taken { job, receipt: Receipt { partition, entry, delivery }, suspect });
                     return Ok(());
                 }
                 metrics::counter!("plugsocket_jobs_duplicate_total").increment(1);
-                self.acknowledge(partition, entry).await
+                let acknowledged = self.acknowledge(partition, entry.clone()).await;
+                if acknowledged.is_err() {
+                    self.holdings.settled(partition, &entry);
+                }
+                acknowledged
             }
             Err(error) => {
                 metrics::counter!("plugsocket_jobs_garbage_total").increment(1);
                 tracing::error!(partition, entry, %error, "queue entry is no job; set aside");
                 let flat: Vec<&[u8]> = fields.iter().flat_map(|(name, value)| [&name[..], &value[..]]).collect();
-                self.set_aside(Receipt { partition, entry }, &flat, &error.to_string(), 0, "").await
+                self.set_aside(&Receipt { partition, entry, delivery: 0 }, &flat, &error.to_string(), 0, "").await
             }
         }
     }
@@ -224,7 +216,7 @@ impl RedisConsumer {
         Done::Settled { to: Arc::clone(&self.holdings) as _, partition, entry: entry.to_owned() }
     }
 
-    async fn set_aside(&self, receipt: Receipt, fields: &[&[u8]], reason: &str, attempts: u32, version: &str) -> Result<(), QueueError> {
+    async fn set_aside(&self, receipt: &Receipt, fields: &[&[u8]], reason: &str, attempts: u32, version: &str) -> Result<(), QueueError> {
         let keys = self.redis.connector.keys();
         let mut command = evalsha(&DEAD, 2);
         command.arg(keys.dead(receipt.partition)).arg(keys.incoming(receipt.partition));
@@ -263,7 +255,7 @@ impl Consumer for RedisConsumer {
     }
 
     fn may_start(&self, receipt: &Receipt) -> bool {
-        self.holdings.may_start(receipt.partition, &receipt.entry)
+        self.holdings.may_start(receipt.partition, &receipt.entry, receipt.delivery)
     }
 
     fn holds(&self, receipt: &Receipt) -> bool {
@@ -271,6 +263,11 @@ impl Consumer for RedisConsumer {
     }
 
     async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError> {
+        if !matches!(verdict, Verdict::Done) && !self.holdings.is_current(receipt.partition, &receipt.entry, receipt.delivery) {
+            // Whoever has it now decides: put back as well, it would run once more.
+            metrics::counter!("plugsocket_verdicts_late_total").increment(1);
+            return Ok(());
+        }
         match verdict {
             Verdict::Done => self.acknowledge(receipt.partition, receipt.entry).await,
             Verdict::Later { job, delay } => {
@@ -283,9 +280,11 @@ impl Consumer for RedisConsumer {
             }
             Verdict::Dead { job, reason, version } => {
                 metrics::counter!("plugsocket_jobs_dead_total").increment(1);
+                // Somebody may put it back by hand.
+                self.holdings.forget(&job.session, job.sequence);
                 let fields = job.to_fields();
                 let flat: Vec<&[u8]> = JOB_FIELDS.iter().zip(&fields).flat_map(|(name, value)| [name.as_bytes(), &value[..]]).collect();
-                self.set_aside(receipt, &flat, &reason, job.attempts, &version).await
+                self.set_aside(&receipt, &flat, &reason, job.attempts, &version).await
             }
         }
     }
@@ -295,14 +294,19 @@ impl Consumer for RedisConsumer {
         self.lease.unblock().await;
         let reader = self.reader.lock().await;
         let settled = async {
-            while self.holdings.unsettled() > reader.surplus.len() {
-                let _ = time::timeout(BLOCK, self.holdings.releasable.notified()).await;
+            let is_waiting =
+                |taken: &&Taken| self.holdings.is_current(taken.receipt.partition, &taken.receipt.entry, taken.receipt.delivery);
+            let waiting = reader.surplus.iter().filter(is_waiting).count();
+            while self.holdings.unsettled() > waiting {
+                // The lease's keeper listens too, and may get the word instead.
+                let _ = time::timeout(LEAVE_INTERVAL, self.holdings.releasable.notified()).await;
             }
         };
         if time::timeout(LEAVE_TIMEOUT, settled).await.is_err() {
             tracing::warn!(unsettled = self.holdings.unsettled(), "left with jobs that were not settled; they will run again elsewhere");
         }
         self.stop.cancel();
+        self.holdings.abandon();
         if let Err(error) = self.lease.give_up().await {
             tracing::warn!(%error, "partitions could not be given free; they pass on when the lease ends");
         }

@@ -14,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::Redis;
 use super::answers::text;
 use super::bridge;
-use super::connect::{BLOCK, BLOCKING_TIMEOUT, Backoff};
+use super::connect::{BLOCK, BLOCKING_TIMEOUT};
 use super::lease::RENEWALS_PER_LEASE;
+use super::pauses::{Backoff, Complaint};
+use super::presence::Renewal;
 use crate::queue::{NodeFeed, QueueError};
 use crate::wire::delivery::Delivery;
 use crate::wire::ids::NodeId;
@@ -25,6 +27,8 @@ use crate::wire::php;
 const READ_COUNT: usize = 256;
 /// Reads that may wait for the server to take them.
 const READS_WAITING_MAX: usize = 4;
+/// An unneeded route stays this long: a join may be on its way to the node, announced before its connection is.
+const ROUTE_IDLE: Duration = if cfg!(test) { Duration::from_secs(1) } else { Duration::from_secs(30) };
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 type StreamId = (u64, u64);
@@ -104,30 +108,30 @@ struct Cursors {
 async fn keep(redis: &Arc<Redis>, node: &NodeId, cursors: &Mutex<Cursors>) {
     let interval = redis.options.lease / RENEWALS_PER_LEASE;
     let mut owed = false;
+    let mut complaint = Complaint::default();
     loop {
         time::sleep(interval).await;
-        let before = cursors.lock().unwrap_or_else(PoisonError::into_inner).own;
-        let (was_there, last) = match redis.renew_node(node).await {
-            Ok(renewed) => renewed,
+        // As they were before the renewal: the reader goes on meanwhile, and what it has read since is no sign of a loss.
+        let before = *cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        let renewal = match redis.renew_node(node).await {
+            Ok(renewal) => renewal,
             Err(error) => {
-                tracing::warn!(%node, %error, "node's lease not renewed");
+                if complaint.is_due() {
+                    tracing::warn!(%node, %error, "node's lease not renewed; tried again");
+                }
                 continue;
             }
         };
-        let last = parse_id(&last).unwrap_or_default();
-        {
-            let mut cursors = cursors.lock().unwrap_or_else(PoisonError::into_inner);
-            // After a flush or a failover the stream may be behind what was read of it before. Compared with where reading stood
-            // before the question: what was read since then is rightly ahead of the answer, and reading it again would deliver it twice.
-            if !was_there || before > last {
-                cursors.own = StreamId::default();
-            }
+        rewind(cursors, before, &renewal);
+        if renewal.cut > 0 {
+            metrics::counter!("plugsocket_deliveries_cut_total").increment(renewal.cut);
+            tracing::error!(%node, entries = renewal.cut, "this node does not keep up; its oldest unread deliveries were dropped");
         }
-        if !was_there {
+        if !renewal.was_there {
             metrics::counter!("plugsocket_node_streams_lost_total").increment(1);
             tracing::error!(%node, "Redis lost this node's stream (flushed, restarted, or this node was frozen); deliveries may be lost");
         }
-        owed |= !was_there;
+        owed |= !renewal.was_there;
         if owed {
             match redis.announce_again(node).await {
                 Ok(connections) => {
@@ -137,9 +141,20 @@ async fn keep(redis: &Arc<Redis>, node: &NodeId, cursors: &Mutex<Cursors>) {
                 Err(error) => tracing::warn!(%node, %error, "connections could not be announced again yet"),
             }
         }
-        if let Err(error) = redis.drop_idle_routes(node).await {
-            tracing::warn!(%node, %error, "idle routes not dropped");
+        if let Err(error) = redis.drop_idle_routes(node, ROUTE_IDLE).await {
+            tracing::debug!(%node, %error, "idle routes not dropped");
         }
+    }
+}
+
+/// After a flush or a failover a stream may end before what was read of it: its cursor goes back.
+fn rewind(cursors: &Mutex<Cursors>, before: Cursors, renewal: &Renewal) {
+    let mut cursors = cursors.lock().unwrap_or_else(PoisonError::into_inner);
+    if parse_id(&renewal.last).is_some_and(|last| before.own > last) {
+        cursors.own = StreamId::default();
+    }
+    if parse_id(&renewal.last_of_all).is_some_and(|last| before.all > last) {
+        cursors.all = StreamId::default();
     }
 }
 
@@ -155,6 +170,7 @@ impl FeedReader {
     async fn read(self) {
         let mut connection: Option<MultiplexedConnection> = None;
         let mut backoff = Backoff::new();
+        let mut complaint = Complaint::default();
         while !self.deliveries.is_closed() {
             let result = self.read_once(&mut connection).await;
             match result {
@@ -166,7 +182,9 @@ impl FeedReader {
                 }
                 Err(reason) => {
                     connection = None;
-                    tracing::warn!(node = %self.node, reason, "deliveries can't be read; tried again");
+                    if complaint.is_due() {
+                        tracing::warn!(node = %self.node, reason, "deliveries can't be read; tried again");
+                    }
                     self.redis.connector.report_broken();
                     time::sleep(backoff.next()).await;
                 }

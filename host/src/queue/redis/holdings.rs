@@ -15,7 +15,7 @@ use crate::wire::ids::SessionId;
 const SCATTER: u32 = 2_654_435_769;
 
 /// What has to be done before new entries of a partition are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Recovery {
     Nothing,
     /// An answer may have got lost: its entries are pending for this worker, but were never run.
@@ -30,7 +30,17 @@ struct Owned {
     recovery: Recovery,
     releasing: bool,
     reading: bool,
-    entries: HashMap<String, (SessionId, u64)>,
+    entries: HashMap<String, InHand>,
+}
+
+/// A job that was taken and is not settled.
+#[derive(Debug)]
+struct InHand {
+    /// Which delivery of it: an older one of the same entry does not count any more.
+    delivery: u64,
+    session: SessionId,
+    sequence: u64,
+    started: bool,
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +49,7 @@ struct State {
     renewed: Option<Instant>,
     leaving: bool,
     dedup: Dedup,
+    deliveries: u64,
 }
 
 /// Shared by a consumer, its lease and the batcher.
@@ -164,23 +175,58 @@ impl Holdings {
         self.lock().owned.get(&partition).is_some_and(|owned| owned.entries.contains_key(entry))
     }
 
-    /// Takes an entry in hand. False when its job was taken before under another entry: a write that was sent twice.
-    pub(super) fn take(&self, partition: u32, entry: &str, session: &SessionId, sequence: u64) -> bool {
+    /// Takes an entry in hand; answers the number of this delivery. `None` when its job was taken before under another entry: a write that was
+    /// sent twice.
+    pub(super) fn take(&self, partition: u32, entry: &str, session: &SessionId, sequence: u64) -> Option<u64> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let Some(owned) = state.owned.get_mut(&partition) else { return true };
-        owned.entries.insert(entry.to_owned(), (session.clone(), sequence));
-        state.dedup.take(session, owned.epoch, sequence)
+        state.deliveries += 1;
+        let delivery = state.deliveries;
+        let Some(owned) = state.owned.get_mut(&partition) else { return Some(delivery) };
+        owned.entries.insert(entry.to_owned(), InHand { delivery, session: session.clone(), sequence, started: false });
+        state.dedup.take(session, owned.epoch, sequence).then_some(delivery)
     }
 
-    /// The job will come again under another entry.
+    /// The job may come again under another entry, and is to run then.
     pub(super) fn forget(&self, session: &SessionId, sequence: u64) {
         self.lock().dedup.forget(session, sequence);
     }
 
-    pub(super) fn may_start(&self, partition: u32, entry: &str) -> bool {
+    /// Whether the job may start. A refusal puts it out of hand, and all of the partition that have not started with it: if the partition
+    /// stays here they are delivered again, in order. Otherwise they would be pending for ever, or the next one would overtake.
+    pub(super) fn may_start(&self, partition: u32, entry: &str, delivery: u64) -> bool {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let is_fresh = fresh(state, self.start_within);
+        let Some(owned) = state.owned.get_mut(&partition) else { return false };
+        let Some(held) = owned.entries.get_mut(entry).filter(|held| held.delivery == delivery) else { return false };
+        if is_fresh {
+            held.started = true;
+            return true;
+        }
+        held.started = false;
+        let dedup = &mut state.dedup;
+        owned.entries.retain(|_, held| {
+            if !held.started {
+                dedup.forget(&held.session, held.sequence);
+            }
+            held.started
+        });
+        owned.recovery = owned.recovery.max(Recovery::Own);
+        false
+    }
+
+    /// Whether this delivery is the one that counts.
+    pub(super) fn is_current(&self, partition: u32, entry: &str, delivery: u64) -> bool {
         let state = self.lock();
-        fresh(&state, self.start_within) && state.owned.get(&partition).is_some_and(|owned| owned.entries.contains_key(entry))
+        state.owned.get(&partition).and_then(|owned| owned.entries.get(entry)).is_some_and(|held| held.delivery == delivery)
+    }
+
+    /// Another consumer has entries of an owned partition: it read late, when it no longer was the owner.
+    pub(super) fn strayed(&self, partition: u32) {
+        if let Some(owned) = self.lock().owned.get_mut(&partition) {
+            owned.recovery = Recovery::TakeOver;
+        }
     }
 
     pub(super) fn owned(&self) -> Vec<u32> {
@@ -197,6 +243,11 @@ impl Holdings {
 
     pub(super) fn leave(&self) {
         self.lock().leaving = true;
+    }
+
+    /// Everything goes to others: nothing starts here any more.
+    pub(super) fn abandon(&self) {
+        self.lock().owned.clear();
     }
 }
 
@@ -230,13 +281,13 @@ mod tests {
         let session = SessionId::random(&NodeId::random().unwrap()).unwrap();
         for partition in [0, 1] {
             holdings.recovered(partition);
-            assert!(holdings.take(partition, "1-0", &session, u64::from(partition) + 1));
+            assert_eq!(holdings.take(partition, "1-0", &session, u64::from(partition) + 1), Some(u64::from(partition) + 1));
         }
         holdings.read_ended(false);
         assert!(holdings.renewed(Instant::now(), 1, &[(0, 1), (1, 2)]));
         assert_eq!(holdings.plan().read, [0], "the other is no longer read");
         assert!(holdings.release().is_empty(), "but its job is still in hand");
-        assert!(holdings.may_start(1, "1-0"));
+        assert!(holdings.may_start(1, "1-0", 2));
         holdings.settled(1, "1-0");
         assert_eq!(holdings.release(), [1]);
     }
@@ -246,10 +297,10 @@ mod tests {
         let holdings = Holdings::new(Duration::from_secs(60));
         holdings.renewed(Instant::now(), 1, &[(0, 1)]);
         let session = SessionId::random(&NodeId::random().unwrap()).unwrap();
-        holdings.take(0, "1-0", &session, 1);
-        assert!(holdings.may_start(0, "1-0"));
+        let delivery = holdings.take(0, "1-0", &session, 1).unwrap();
+        assert!(holdings.may_start(0, "1-0", delivery));
         holdings.renewed(Instant::now(), 1, &[(0, 2)]);
-        assert!(!holdings.may_start(0, "1-0"), "another worker had it in between");
+        assert!(!holdings.may_start(0, "1-0", delivery), "another worker had it in between");
     }
 
     #[test]
@@ -257,8 +308,8 @@ mod tests {
         let holdings = Holdings::new(Duration::ZERO);
         holdings.renewed(Instant::now(), 1, &[(0, 1)]);
         let session = SessionId::random(&NodeId::random().unwrap()).unwrap();
-        holdings.take(0, "1-0", &session, 1);
-        assert!(!holdings.may_start(0, "1-0"));
+        let delivery = holdings.take(0, "1-0", &session, 1).unwrap();
+        assert!(!holdings.may_start(0, "1-0", delivery));
         assert!(holdings.plan().recover.is_empty());
     }
 

@@ -11,9 +11,9 @@ use tokio::time;
 use super::Redis;
 use super::answers::integer;
 use super::batch::{Done, Write};
-use super::connect::Backoff;
 use super::consumer::RedisConsumer;
 use super::keys::GROUP;
+use super::pauses::Backoff;
 use super::scripts::{LATER, evalsha};
 use crate::queue::{Consumer, Full, Inbox, OnStored, QueueError};
 use crate::wire::ids::NodeId;
@@ -107,7 +107,9 @@ impl Inbox for Redis {
         if partitions == 0 {
             return Err(Full { job, on_stored });
         }
-        let Some(permit) = self.batcher.try_reserve() else { return Err(Full { job, on_stored }) };
+        let Some(permit) = self.batcher.try_reserve(XADD_OVERHEAD_BYTES + job.data.as_bytes().len()) else {
+            return Err(Full { job, on_stored });
+        };
         let partition = job.session.partition(partitions);
         if self.lengths.admit(partition, self.options.partition_jobs_max) {
             let command = xadd(&self.connector.keys().incoming(partition), &job);

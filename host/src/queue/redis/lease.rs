@@ -1,15 +1,18 @@
 //! A worker's lease: renewed on Redis's clock, with its fair share of the partitions.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Redis;
-use super::answers::integer;
+use super::answers::{integer, text};
 use super::holdings::Holdings;
+use super::keys::GROUP;
+use super::pauses::Complaint;
 use super::scripts::{LEASE, PROMOTE, evalsha};
 use crate::queue::QueueError;
 use crate::wire::ids::NodeId;
@@ -28,18 +31,28 @@ pub(super) struct Lease {
     pub(super) worker: NodeId,
     pub(super) holdings: Arc<Holdings>,
     /// The connection that may be blocked in a read; 0 for none.
-    pub(super) reader: Arc<AtomicI64>,
+    pub(super) reader: AtomicI64,
+    /// True once everything has been given free; a renewal must not come after it.
+    gone: Mutex<bool>,
+    /// Counts promotions.
+    turn: AtomicUsize,
 }
 
 impl Lease {
+    pub(super) fn new(redis: Arc<Redis>, worker: NodeId, holdings: Arc<Holdings>) -> Self {
+        Self { redis, worker, holdings, reader: AtomicI64::new(0), gone: Mutex::new(false), turn: AtomicUsize::new(0) }
+    }
+
     /// Renews once; releases what can be.
     pub(super) async fn renew(&self) -> Result<(), QueueError> {
+        let gone = self.gone.lock().await;
+        if *gone {
+            return Ok(());
+        }
         let released = self.holdings.release();
         let sent = Instant::now();
-        let answer = match self.call("stay", &released).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(error),
-        };
+        let answer = self.call("stay", &released).await?;
+        drop(gone);
         let redis::Value::Array(parts) = &answer else {
             return Err(QueueError::Refused(format!("lease script answered {answer:?}")));
         };
@@ -82,12 +95,15 @@ impl Lease {
 
     /// Gives everything free.
     pub(super) async fn give_up(&self) -> Result<(), QueueError> {
+        *self.gone.lock().await = true;
         self.call("leave", &[]).await.map(drop)
     }
 
     /// Renews until stopped.
     pub(super) async fn keep(&self, stop: &CancellationToken) {
         let interval = self.redis.options.lease / RENEWALS_PER_LEASE;
+        let mut complaint = Complaint::default();
+        let mut searched = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -96,9 +112,47 @@ impl Lease {
             }
             if let Err(error) = self.renew().await {
                 metrics::counter!("plugsocket_lease_renewals_failed_total").increment(1);
-                tracing::warn!(worker = %self.worker, %error, "lease not renewed");
+                if complaint.is_due() {
+                    tracing::warn!(worker = %self.worker, %error, "lease not renewed; tried again");
+                }
+            } else if searched.elapsed() >= self.redis.options.lease {
+                searched = Instant::now();
+                // A failure is one of the connection, which others report; the next search is soon.
+                let _ = self.search_strays().await;
             }
         }
+    }
+
+    /// Looks for entries of our partitions that other consumers hold. A read that was sent before its worker lost the partition, and ran
+    /// after (a frozen process, a network that came back), took them; nobody would ever run them.
+    async fn search_strays(&self) -> Result<(), QueueError> {
+        let owned = self.holdings.owned();
+        let mut pipeline = redis::Pipeline::new();
+        for partition in &owned {
+            pipeline.cmd("XPENDING").arg(self.redis.connector.keys().incoming(*partition)).arg(GROUP);
+        }
+        if owned.is_empty() {
+            return Ok(());
+        }
+        let mut found = false;
+        for (partition, answer) in owned.into_iter().zip(self.redis.connector.call_many(&pipeline).await?) {
+            let redis::Value::Array(parts) = answer else { continue };
+            let Some(redis::Value::Array(consumers)) = parts.get(3) else { continue };
+            let is_other = |consumer: &redis::Value| match consumer {
+                redis::Value::Array(facts) => facts.first().map(text).as_deref() != Some(self.worker.as_str()),
+                _ => false,
+            };
+            if consumers.iter().any(is_other) {
+                tracing::warn!(partition, "a former owner read late; its jobs are taken over");
+                self.holdings.strayed(partition);
+                found = true;
+            }
+        }
+        if found {
+            self.holdings.changed.notify_waiters();
+            self.unblock().await;
+        }
+        Ok(())
     }
 
     /// Moves due jobs of the owned partitions from `:later` until stopped.
@@ -117,10 +171,14 @@ impl Lease {
     }
 
     async fn promote_once(&self) -> Result<Option<Duration>, QueueError> {
-        let owned = self.holdings.owned();
+        let mut owned = self.holdings.owned();
         if owned.is_empty() {
             return Ok(None);
         }
+        // The script stops at its limit: begun elsewhere each time, no partition starves.
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let shift = turn % owned.len();
+        owned.rotate_left(shift);
         let keys = self.redis.connector.keys();
         let mut command = evalsha(&PROMOTE, owned.len() * 3);
         for partition in &owned {

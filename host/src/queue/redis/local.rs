@@ -9,9 +9,6 @@ use tokio::time::Instant;
 use crate::queue::Entry;
 use crate::wire::ids::{NodeId, SessionId};
 
-/// An unneeded route stays this long: a join may be on its way to the node, announced before its connection is.
-const ROUTE_IDLE: Duration = Duration::from_secs(30);
-
 /// A set that leads to nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Route {
@@ -87,19 +84,34 @@ impl LocalNodes {
         }
     }
 
-    /// Routes that have not been needed for a while; forgotten here.
-    pub(super) fn take_idle(&self, node: &NodeId) -> Vec<Route> {
+    /// Whether there are routes that have not been needed for `idle`.
+    pub(super) fn has_idle(&self, node: &NodeId, idle: Duration) -> bool {
+        self.lock().get(node).is_some_and(|node| node.idle.values().any(|since| since.elapsed() > idle))
+    }
+
+    /// Forgets at most `max` routes that have not been needed for `idle`. `drop_routes` is called while nobody can need one again.
+    pub(super) fn take_idle(&self, node: &NodeId, idle: Duration, max: usize, drop_routes: impl FnOnce(&[Route])) {
         let mut nodes = self.lock();
-        let Some(node) = nodes.get_mut(node) else { return Vec::new() };
-        let old: Vec<Route> = node.idle.iter().filter(|(_, since)| since.elapsed() > ROUTE_IDLE).map(|(route, _)| route.clone()).collect();
+        let Some(node) = nodes.get_mut(node) else { return };
+        let old: Vec<Route> =
+            node.idle.iter().filter(|(_, since)| since.elapsed() > idle).map(|(route, _)| route.clone()).take(max).collect();
         for route in &old {
             node.idle.remove(route);
         }
-        old
+        if !old.is_empty() {
+            drop_routes(&old);
+        }
     }
 
-    pub(super) fn entries(&self, node: &NodeId) -> Vec<Entry> {
-        self.lock().get(node).map(|node| node.entries.values().cloned().collect()).unwrap_or_default()
+    pub(super) fn sessions(&self, node: &NodeId) -> Vec<SessionId> {
+        self.lock().get(node).map(|node| node.entries.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Calls `announce` with a session's entry while it can't change.
+    pub(super) fn with(&self, session: &SessionId, announce: impl FnOnce(&Entry)) {
+        if let Some(entry) = self.lock().get(&session.node()).and_then(|node| node.entries.get(session)) {
+            announce(entry);
+        }
     }
 
     /// Ends a node; answers all its routes.
@@ -129,7 +141,8 @@ mod tests {
         nodes.leave(&one);
         let idle = |nodes: &LocalNodes| nodes.lock()[&node].idle.keys().cloned().collect::<Vec<_>>();
         assert_eq!(idle(&nodes), [Route::Group("h".to_owned())]);
-        assert!(nodes.take_idle(&node).is_empty(), "not for long enough");
+        assert!(!nodes.has_idle(&node, Duration::from_secs(60)), "not for long enough");
+        nodes.take_idle(&node, Duration::from_secs(60), 10, |routes| panic!("{routes:?}"));
         nodes.enter(&entry(&one, &["h"]));
         assert!(idle(&nodes).is_empty(), "needed again");
         let mut left = nodes.close(&node);

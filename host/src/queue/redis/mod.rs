@@ -14,9 +14,11 @@ mod keys;
 mod lease;
 mod local;
 mod outbox;
+mod pauses;
 mod presence;
 mod scripts;
 mod store;
+mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};

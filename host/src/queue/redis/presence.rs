@@ -8,10 +8,11 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time;
 
 use super::Redis;
-use super::answers::text;
-use super::connect::Backoff;
+use super::answers::{integer, text};
+use super::batch::{Done, Write};
 use super::feed::RedisFeed;
 use super::local::{Route, routes};
+use super::pauses::Backoff;
 use super::scripts::{ENTER, LEAVE, NODE, UNROUTE, WITHDRAW, evalsha};
 use crate::queue::{Entry, NodeFeed, Presence, QueueError};
 use crate::wire::ids::{NodeId, SessionId};
@@ -22,6 +23,29 @@ const LOOKUP_MAX: usize = 1_000;
 const SCAN_COUNT: usize = 1_000;
 /// A roster outlives its node, for whoever cleans up after it.
 const ROSTER_TTL: Duration = Duration::from_secs(24 * 3600);
+/// A node's stream outlives its lease by far: a stall of Redis, in which no lease is renewed, must not cost deliveries.
+const STREAM_LEASES: u32 = 12;
+const STREAM_TTL_MIN: Duration = Duration::from_secs(60);
+/// A node that does not read is cut down when its stream is longer, or takes up more.
+const STREAM_ENTRIES_MAX: usize = 100_000;
+const STREAM_BYTES_MAX: usize = 256 << 20;
+/// Routes dropped in one step.
+const UNROUTE_MAX: usize = 1_000;
+/// What an announcement counts for in the batcher, about.
+const ANNOUNCEMENT_BYTES: usize = 1 << 10;
+
+/// What a renewal of a node's lease found.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    /// The node's stream was still there.
+    pub(super) was_there: bool,
+    /// Its last id.
+    pub(super) last: String,
+    /// That of the stream for all; empty when there is none.
+    pub(super) last_of_all: String,
+    /// Entries cut off, unread.
+    pub(super) cut: u64,
+}
 
 impl Redis {
     fn route_key(&self, route: &Route) -> String {
@@ -31,14 +55,21 @@ impl Redis {
         }
     }
 
-    /// Renews a node's lease; answers whether its stream was still there, and the stream's last id.
-    pub(super) async fn renew_node(&self, node: &NodeId) -> Result<(bool, String), QueueError> {
+    /// Renews a node's lease, and cuts its stream when the node does not keep up.
+    pub(super) async fn renew_node(&self, node: &NodeId) -> Result<Renewal, QueueError> {
         let keys = self.connector.keys();
-        let mut command = evalsha(&NODE, 3);
-        command.arg(keys.nodes()).arg(keys.outgoing(node)).arg(keys.roster(node));
-        command.arg(node.as_str()).arg(millis(self.options.lease)).arg(millis(ROSTER_TTL));
+        let mut command = evalsha(&NODE, 4);
+        command.arg(keys.nodes()).arg(keys.outgoing(node)).arg(keys.roster(node)).arg(keys.all());
+        command.arg(node.as_str()).arg(millis(self.options.lease));
+        command.arg(millis((self.options.lease * STREAM_LEASES).max(STREAM_TTL_MIN))).arg(millis(ROSTER_TTL));
+        command.arg(STREAM_ENTRIES_MAX).arg(STREAM_BYTES_MAX);
         match self.connector.call(&command).await? {
-            Value::Array(parts) => Ok((parts.first() == Some(&Value::Int(1)), parts.get(1).map(text).unwrap_or_default())),
+            Value::Array(parts) => Ok(Renewal {
+                was_there: parts.first() == Some(&Value::Int(1)),
+                last: parts.get(1).map(text).unwrap_or_default(),
+                last_of_all: parts.get(2).map(text).unwrap_or_default(),
+                cut: parts.get(3).and_then(integer).and_then(|cut| u64::try_from(cut).ok()).unwrap_or(0),
+            }),
             other => Err(QueueError::Refused(format!("node script answered {other:?}"))),
         }
     }
@@ -47,29 +78,44 @@ impl Redis {
     pub(super) async fn withdraw_node(&self, node: &NodeId) -> Result<(), QueueError> {
         let keys = self.connector.keys();
         let routes: Vec<String> = self.nodes.close(node).iter().map(|route| self.route_key(route)).collect();
-        let mut command = evalsha(&WITHDRAW, 3 + routes.len());
-        command.arg(keys.nodes()).arg(keys.outgoing(node)).arg(keys.roster(node)).arg(&routes).arg(node.as_str());
-        self.batcher.run(command).await.map(drop)
+        let mut command = evalsha(&WITHDRAW, 3);
+        command.arg(keys.nodes()).arg(keys.outgoing(node)).arg(keys.roster(node));
+        self.batcher.run(command.arg(node.as_str()).clone()).await?;
+        for chunk in routes.chunks(UNROUTE_MAX) {
+            self.batcher.run(unroute(chunk, node)).await?;
+        }
+        Ok(())
     }
 
     /// Announces everything of a node again, after Redis lost it.
     pub(super) async fn announce_again(&self, node: &NodeId) -> Result<usize, QueueError> {
-        let entries = self.nodes.entries(node);
-        for entry in &entries {
-            self.batcher.run(self.enter_command(entry, None)?).await?;
+        let sessions = self.nodes.sessions(node);
+        for session in &sessions {
+            let permit = self.batcher.reserve(ANNOUNCEMENT_BYTES).await?;
+            // Handed over while the entry is held fast: one that leaves meanwhile would come back for ever.
+            self.nodes.with(session, |entry| {
+                if let Ok(command) = self.enter_command(entry, None) {
+                    permit.send(Write::Command { command, done: Done::Nobody("announcement") });
+                }
+            });
         }
-        Ok(entries.len())
+        self.batcher.flush().await?;
+        Ok(sessions.len())
     }
 
-    /// Drops the routes that a node has not needed for a while.
-    pub(super) async fn drop_idle_routes(&self, node: &NodeId) -> Result<(), QueueError> {
-        let routes: Vec<String> = self.nodes.take_idle(node).iter().map(|route| self.route_key(route)).collect();
-        if routes.is_empty() {
-            return Ok(());
+    /// Drops the routes that a node has not needed for `idle`.
+    pub(super) async fn drop_idle_routes(&self, node: &NodeId, idle: Duration) -> Result<(), QueueError> {
+        loop {
+            if !self.nodes.has_idle(node, idle) {
+                return Ok(());
+            }
+            let permit = self.batcher.reserve(ANNOUNCEMENT_BYTES).await?;
+            // Handed over before anybody may need the route again: its SADD would come before this SREM otherwise.
+            self.nodes.take_idle(node, idle, UNROUTE_MAX, |routes| {
+                let keys: Vec<String> = routes.iter().map(|route| self.route_key(route)).collect();
+                permit.send(Write::Command { command: unroute(&keys, node), done: Done::Nobody("idle route") });
+            });
         }
-        let mut command = evalsha(&UNROUTE, routes.len());
-        command.arg(&routes).arg(node.as_str());
-        self.batcher.run(command).await.map(drop)
     }
 
     /// Adds what `previous` had not already.
@@ -100,13 +146,22 @@ impl Redis {
         let keys = self.connector.keys();
         let node = session.node();
         let mut pipeline = Pipeline::new();
-        pipeline.cmd("EXISTS").arg(keys.outgoing(&node));
+        pipeline.cmd("TIME");
+        pipeline.cmd("ZSCORE").arg(keys.nodes()).arg(node.as_str());
         pipeline.cmd("HGET").arg(keys.roster(&node)).arg(session.as_str());
         let answers = self.connector.call_many(&pipeline).await?;
         match &answers[..] {
-            [Value::Int(1), Value::BulkString(json)] => Ok(serde_json::from_slice(json).ok()),
+            [time, until, Value::BulkString(json)] if lives(time, until) => Ok(serde_json::from_slice(json).ok()),
             _ => Ok(None),
         }
+    }
+
+    async fn is_live(&self, node: &NodeId) -> Result<bool, QueueError> {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("TIME");
+        pipeline.cmd("ZSCORE").arg(self.connector.keys().nodes()).arg(node.as_str());
+        let answers = self.connector.call_many(&pipeline).await?;
+        Ok(matches!(&answers[..], [time, until] if lives(time, until)))
     }
 
     /// Walks the rosters of the nodes in a route set, step by step.
@@ -115,7 +170,7 @@ impl Redis {
         let mut found = std::collections::BTreeMap::new();
         for node in nodes.iter().map(|node| NodeId::from_text(&text(node))) {
             let keys = self.connector.keys();
-            if self.connector.call(redis::cmd("EXISTS").arg(keys.outgoing(&node))).await? != Value::Int(1) {
+            if !self.is_live(&node).await? {
                 continue;
             }
             let mut cursor = "0".to_owned();
@@ -142,6 +197,19 @@ impl Redis {
         }
         Ok(found.into_values().collect())
     }
+}
+
+/// Whether a lease that ends at `until` has not ended yet, by Redis's clock.
+fn lives(time: &Value, until: &Value) -> bool {
+    let Value::Array(parts) = time else { return false };
+    let now = parts.first().and_then(integer).unwrap_or(i64::MAX).saturating_mul(1000);
+    integer(until).is_some_and(|until| until > now)
+}
+
+fn unroute(keys: &[String], node: &NodeId) -> Cmd {
+    let mut command = evalsha(&UNROUTE, keys.len());
+    command.arg(keys).arg(node.as_str());
+    command
 }
 
 /// The public id, when it is not the session's own.
@@ -171,10 +239,14 @@ impl Presence for Redis {
     }
 
     async fn enter(&self, entry: &Entry, previous: Option<&Entry>) -> Result<(), QueueError> {
-        self.nodes.enter(entry);
-        let entered = self.batcher.run(self.enter_command(entry, previous)?).await;
+        let command = self.enter_command(entry, previous)?;
+        let replaced = self.nodes.enter(entry);
+        let entered = self.batcher.run(command).await;
         if entered.is_err() {
-            self.nodes.leave(&entry.session);
+            match &replaced {
+                Some(replaced) => drop(self.nodes.enter(replaced)),
+                None => self.nodes.leave(&entry.session),
+            }
         }
         entered.map(drop)
     }

@@ -26,6 +26,7 @@ macro_rules! scripts {
 scripts! {
     LEASE = "lease",
     LATER = "later",
+    CONSUMERS = "consumers",
     DEAD = "dead",
     DELIVER = "deliver",
     GROUPS = "groups",

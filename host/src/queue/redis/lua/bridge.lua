@@ -10,16 +10,22 @@ if not items then return {0, 0, ''} end
 redis.call('DEL', KEYS[2])
 local time = redis.call('TIME')
 local oldest = string.format('%.0f', math.max(0, time[1] * 1000 - 60000))
-local live = redis.call('ZRANGEBYSCORE', KEYS[5], time[1] * 1000 + math.floor(time[2] / 1000), '+inf')
+local live = redis.call('ZRANGEBYSCORE', KEYS[5], time[1] * 1000 - 60000, '+inf')
 local set_aside, last_reason = 0, ''
 
 local function encoded(id)
   return (string.gsub(id, '[{}%%%c]', function(c) return string.format('%%%02X', string.byte(c)) end))
 end
-local function text(id)
+-- Lua's numbers lose integers over 2^53: those are read from the item's own text.
+local function text(id, name, item)
   if type(id) == 'string' and id ~= '' then return id end
-  if type(id) == 'number' then return string.format('%.0f', id) end
-  return nil
+  if type(id) ~= 'number' then return nil end
+  if math.abs(id) >= 9007199254740992 then
+    for digits in string.gmatch(item, '"' .. name .. '"%s*:%s*(%-?%d+)') do
+      if tonumber(digits) == id then return digits end
+    end
+  end
+  return string.format('%.0f', id)
 end
 local function truthy(value)
   if value == nil or value == cjson.null or value == false or value == 0 or value == '' or value == '0' then return false end
@@ -35,7 +41,7 @@ local function route(item)
   if type(message.action) ~= 'string' then return 'item has no action' end
   local to = message.to
   if type(to) ~= 'table' then return 'item is addressed to nobody' end
-  local connection, user, group = text(to.connection_id), text(to.user_id), text(to.group)
+  local connection, user, group = text(to.connection_id, 'connection_id', item), text(to.user_id, 'user_id', item), text(to.group, 'group', item)
   local everybody = truthy(to.broadcast)
   if everybody and #live > 32 then
     redis.call('XADD', KEYS[4], 'MINID', '~', oldest, '*', 'p', item)
@@ -72,11 +78,14 @@ local function route(item)
 end
 
 for _, item in ipairs(items) do
-  local reason = route(item)
+  -- Nothing may end the script from here on: the items are off the list already.
+  local good, reason = pcall(route, item)
+  if not good and type(reason) == 'table' then reason = reason.err end
   if reason then
+    reason = tostring(reason)
     set_aside, last_reason = set_aside + 1, reason
-    redis.call('RPUSH', KEYS[3], cjson.encode({reason = reason, item = string.sub(item, 1, tonumber(ARGV[3]))}))
-    redis.call('LTRIM', KEYS[3], -tonumber(ARGV[4]), -1)
+    redis.pcall('RPUSH', KEYS[3], cjson.encode({reason = reason, item = string.sub(item, 1, tonumber(ARGV[3]))}))
+    redis.pcall('LTRIM', KEYS[3], -tonumber(ARGV[4]), -1)
   end
 end
 return {#items, set_aside, last_reason}

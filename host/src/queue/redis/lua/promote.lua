@@ -1,13 +1,14 @@
 #!lua flags=allow-oom
 -- Moves due jobs from `later` to `in`, by Redis's clock.
 -- KEYS: later, in, dead of a partition; of the next; ...
--- ARGV: most jobs moved per partition, most dead letters kept, then the field names of a job
+-- ARGV: most jobs moved in all, most dead letters kept, then the field names of a job
 -- Returns: {jobs moved, ms until the next one is due, or -1 when none waits}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local moved, next_due = 0, -1
 for k = 1, #KEYS, 3 do
-  local due = redis.call('ZRANGEBYSCORE', KEYS[k], '-inf', now, 'LIMIT', 0, ARGV[1])
+  local room = tonumber(ARGV[1]) - moved
+  local due = room > 0 and redis.call('ZRANGEBYSCORE', KEYS[k], '-inf', now, 'LIMIT', 0, room) or {}
   for _, member in ipairs(due) do
     local good, values = pcall(cjson.decode, member)
     local fields = {}
