@@ -137,7 +137,8 @@ fn no_delivery_comes_twice_while_leases_are_renewed() {
         let mut feed = patiently(backend.queue.presence.open(&session.node())).await.unwrap();
         let outbox = Arc::clone(&backend.queue.outbox);
         let to = Address::Session(session);
-        let sender = tokio::spawn(async move {
+        let mut sender = tokio::task::JoinSet::new();
+        sender.spawn(async move {
             for index in 0..6_000 {
                 outbox.send(Delivery::message(to.clone(), index.to_string(), Json::NULL)).await.unwrap();
                 if index % 3 == 0 {
@@ -152,7 +153,7 @@ fn no_delivery_comes_twice_while_leases_are_renewed() {
             let name = name(delivery);
             assert!(seen.insert(name.clone()), "{name} came twice");
         }
-        sender.await.unwrap();
+        sender.join_next().await.unwrap().unwrap();
         assert_eq!(seen.len(), 6_000);
     });
 }
