@@ -35,7 +35,6 @@ pub(crate) struct Recorder {
     events: Mutex<Vec<Event>>,
     changed: Notify,
     pub(crate) is_lease_lost: AtomicBool,
-    pub(crate) is_lease_late: AtomicBool,
     pub(crate) failure: Mutex<Option<QueueError>>,
     pub(crate) known: Mutex<Option<ConnectionInfo>>,
 }
@@ -130,11 +129,7 @@ impl Consumer for Recorder {
         Ok(jobs.drain(..count).collect())
     }
 
-    fn may_start(&self, receipt: &Receipt) -> bool {
-        self.holds(receipt) && !self.is_lease_late.load(Ordering::SeqCst)
-    }
-
-    fn holds(&self, _receipt: &Receipt) -> bool {
+    fn may_start(&self, _receipt: &Receipt) -> bool {
         !self.is_lease_lost.load(Ordering::SeqCst)
     }
 

@@ -172,12 +172,6 @@ pub trait Consumer: Send + Sync {
     /// After a false the receipt is void: drop the job. It is delivered again, here or elsewhere.
     fn may_start(&self, receipt: &Receipt) -> bool;
 
-    /// Whether the job is still this worker's to settle. While it is and [`Self::may_start`] says no, the lease could not be renewed
-    /// for a while: nobody else has the job yet, and dropping it would lose it until this worker ends.
-    fn holds(&self, receipt: &Receipt) -> bool {
-        self.may_start(receipt)
-    }
-
     /// Settles a job, after everything sent through the same queue's outbox before this call. Waits only for room in the batcher.
     ///
     /// # Errors

@@ -131,7 +131,7 @@ impl Dispatcher {
         let gate = self.gates.of(&known.plugin, threads);
         drop(known); // Nothing holds a version while it waits, or a retired one would live on.
         let (Ok(_gate), Ok(_slot)) = (gate.acquire().await, self.slots.acquire().await) else { return Step::Lost };
-        if !self.lease.is_ours(receipt).await {
+        if !self.lease.is_ours(receipt) {
             tracing::debug!(job = job.message_id(), "the lease has passed: the job runs elsewhere");
             return Step::Lost;
         }
@@ -141,7 +141,7 @@ impl Dispatcher {
         let sink = Arc::new(self.sink(job, &version, &settings, &terms));
         let leased = Arc::new(Leased { inner: Arc::clone(&sink), lease: self.lease.clone(), receipt: receipt.clone() });
         let end = self.attempt(job, &version, leased, &terms).await;
-        if !self.lease.is_ours(receipt).await {
+        if !self.lease.is_ours(receipt) {
             tracing::warn!(job = job.message_id(), "the lease has passed during the call: its outcome is dropped, the job runs elsewhere");
             return Step::Lost;
         }

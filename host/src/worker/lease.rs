@@ -1,21 +1,14 @@
 //! Whether a job is still ours: before it starts, while it sends, and before its outcome counts.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use plugsocket_plugin::call::HostOperation;
-use tokio::time;
 
 use crate::context::ContextSink;
 use crate::plugin::{Answer, HostSink};
 use crate::queue::{Consumer, Receipt};
-
-/// How often a lease that could not be renewed is looked at again.
-const PAUSE: Duration = Duration::from_millis(50);
-/// How long a plugin's request waits for it.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The consumer's word on who owns a job.
 #[derive(Clone)]
@@ -28,15 +21,9 @@ impl Lease {
         Self { consumer }
     }
 
-    /// Whether the job is this worker's; waits while that is not known, as when the queue stalls. Cancel-safe.
-    pub(super) async fn is_ours(&self, receipt: &Receipt) -> bool {
-        while !self.consumer.may_start(receipt) {
-            if !self.consumer.holds(receipt) {
-                return false;
-            }
-            time::sleep(PAUSE).await;
-        }
-        true
+    /// Whether the job is this worker's. After a no it is delivered again, here or elsewhere: drop it.
+    pub(super) fn is_ours(&self, receipt: &Receipt) -> bool {
+        self.consumer.may_start(receipt)
     }
 }
 
@@ -51,10 +38,9 @@ pub(super) struct Leased {
 #[async_trait]
 impl HostSink for Leased {
     async fn request(&self, operation: HostOperation, input: Bytes) -> Answer {
-        match time::timeout(REQUEST_PATIENCE, self.lease.is_ours(&self.receipt)).await {
-            Ok(true) => self.inner.request(operation, input).await,
-            Ok(false) => Answer::retry("this message has passed to another worker"),
-            Err(_) => Answer::retry("the queue can't be reached, so it is not known whether this message is still this worker's"),
+        if !self.lease.is_ours(&self.receipt) {
+            return Answer::retry("this message may have passed to another worker: the lease was not renewed in time");
         }
+        self.inner.request(operation, input).await
     }
 }

@@ -265,18 +265,6 @@ async fn a_lost_lease_starts_nothing() {
 }
 
 #[tokio::test]
-async fn a_lease_that_is_late_is_waited_for() {
-    let bench = bench("", |_| async { answer(Status::Done, "") });
-    bench.recorder.is_lease_late.store(true, Ordering::SeqCst);
-    bench.recorder.push(job(&bench.session(), 1));
-    bench.recorder.taken().await;
-    time::sleep(Duration::from_millis(120)).await;
-    assert!(bench.recorder.events().is_empty(), "nobody knows whose it is");
-    bench.recorder.is_lease_late.store(false, Ordering::SeqCst);
-    assert!(matches!(verdicts(&bench.recorder.settled(1).await)[..], [Verdict::Done]));
-}
-
-#[tokio::test]
 async fn a_lease_lost_during_a_call_drops_what_it_still_says() {
     let (started, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (tell, wait) = (Arc::clone(&started), Arc::clone(&go));

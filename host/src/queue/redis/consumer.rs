@@ -258,10 +258,6 @@ impl Consumer for RedisConsumer {
         self.holdings.may_start(receipt.partition, &receipt.entry, receipt.delivery)
     }
 
-    fn holds(&self, receipt: &Receipt) -> bool {
-        self.holdings.holds(receipt.partition, &receipt.entry)
-    }
-
     async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError> {
         if !matches!(verdict, Verdict::Done) && !self.holdings.is_current(receipt.partition, &receipt.entry, receipt.delivery) {
             // Whoever has it now decides: put back as well, it would run once more.
