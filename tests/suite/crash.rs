@@ -10,6 +10,7 @@ use crate::harness::{PATIENCE, eventually};
 #[tokio::test]
 async fn a_killed_workers_messages_are_taken_over() {
     let mut app = App::start_with(1, 2, |config| config.with("limits.messages_per_second", 0).with("queue_options.lease", "2s"));
+    app.wait_balanced().await;
     let plan = Plan {
         urls: app.urls(),
         connections: 20,

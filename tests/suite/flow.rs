@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::app::App;
+use crate::harness::app::{App, metric};
 use crate::harness::client::Client;
-use crate::harness::http;
 use crate::harness::load::{self, Plan, Watch};
 
 #[tokio::test]
@@ -39,6 +38,7 @@ async fn a_room_spans_servers_in_order() {
 #[tokio::test]
 async fn fifty_thousand_messages_through_two_servers_and_two_workers() {
     let app = App::start_with(2, 2, |config| config.with("limits.messages_per_second", 0));
+    app.wait_balanced().await;
     let plan = Plan {
         urls: app.urls(),
         connections: 50,
@@ -53,15 +53,8 @@ async fn fifty_thousand_messages_through_two_servers_and_two_workers() {
     report.assert_clean();
     assert_eq!(report.answered, 50_000);
     println!("50 x 1000 in {:?}: p50 {:?}, p99 {:?}", started.elapsed(), report.percentile(0.5), report.percentile(0.99));
-    let taken: Vec<_> = app
-        .workers
-        .iter()
-        .map(|worker| {
-            let metrics = http::get(&format!("{}metrics", worker.ops_url())).body;
-            let line = metrics.lines().find(|line| line.starts_with("plugsocket_jobs_taken_total")).map(str::to_owned);
-            line.and_then(|line| line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok())).unwrap_or(0)
-        })
-        .collect();
+    let taken = app.workers.iter().map(|worker| metric(worker, "plugsocket_jobs_taken_total").parse::<u64>().unwrap());
+    let taken: Vec<_> = taken.collect();
     println!("taken by each worker: {taken:?}");
     assert!(taken.iter().all(|taken| *taken > 1_000), "both workers take their share: {taken:?}");
 }

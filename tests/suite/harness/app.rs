@@ -4,6 +4,10 @@ use super::config::Config;
 use super::plugin;
 use super::process::Process;
 use super::redis::Redis;
+use super::{START_PATIENCE, eventually, http};
+
+/// The default of `queue_options.partitions`.
+const PARTITIONS: usize = 64;
 
 /// Everything a test of several processes needs; ends with it.
 pub struct App {
@@ -43,4 +47,18 @@ impl App {
     pub fn urls(&self) -> Vec<String> {
         self.servers.iter().map(Process::ws_url).collect()
     }
+
+    /// Waits until every worker has its share of the partitions.
+    pub async fn wait_balanced(&self) {
+        let share = PARTITIONS / self.workers.len();
+        let has_share = |worker: &Process| metric(worker, "plugsocket_worker_partitions") == share.to_string();
+        eventually("each worker's share of the partitions", START_PATIENCE, async || self.workers.iter().all(has_share)).await;
+    }
+}
+
+/// The present value of a metric of a process; empty when it has none.
+pub fn metric(process: &Process, name: &str) -> String {
+    let text = http::get(&format!("{}metrics", process.ops_url())).body;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_default().to_owned()
 }
