@@ -170,6 +170,8 @@ impl Tab {
     /// # Panics
     /// When the file can't be written.
     pub async fn screenshot(&self, file: &Path) {
+        // A tab in the background may never draw the frame that the picture waits for.
+        self.call("Page.bringToFront", json!({})).await;
         let answer = self.call("Page.captureScreenshot", json!({ "format": "png" })).await;
         std::fs::write(file, base64(answer["data"].as_str().unwrap())).unwrap();
     }
