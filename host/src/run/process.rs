@@ -24,8 +24,8 @@ use crate::queue::{self, Health, Queue, QueueOptions};
 use crate::server::Sessions;
 use crate::wire::ids::NodeId;
 
-/// How long background tasks may take to end after the drain.
-const TASKS_END: Duration = Duration::from_secs(3);
+/// How long background tasks may take to end after the drain: more than the 3 s in which the queue still writes.
+const TASKS_END: Duration = Duration::from_secs(4);
 
 /// Plugins folder and config file are looked at this often even when nothing was told: network file systems and replaced folders tell nothing.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
