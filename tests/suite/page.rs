@@ -7,9 +7,9 @@ use serde_json::json;
 use crate::harness::browser::{Browser, Tab};
 use crate::harness::client::Client;
 use crate::harness::config::Config;
-use crate::harness::eventually;
 use crate::harness::plugin;
 use crate::harness::process::Process;
+use crate::harness::{eventually, http};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const ONLINE: &str = "document.querySelector('#status').dataset.state === 'online' && !document.querySelector('#send').disabled";
@@ -62,6 +62,15 @@ async fn two_tabs_chat() {
     .await;
     say(&bob, "after the new build").await;
     wait_for(&ada, "after the new build").await;
+
+    let send = format!("{}v1/send", dev.ops_url());
+    for text in ["from a script", "and once more"] {
+        let data = json!({"room": "lobby", "nickname": "server", "text": text});
+        let answer = http::post_json(&send, &json!({"to": {"user_id": "ada"}, "action": "chat_text", "data": data}), &[]);
+        assert_eq!(answer.status, 202);
+        wait_for(&ada, text).await;
+    }
+    assert_eq!(ada.evaluate("document.body.innerText.includes('Invalid')").await, false);
     for tab in [&ada, &bob] {
         assert_eq!(tab.evaluate("document.querySelector('#status').dataset.state").await, "online");
         assert_eq!(tab.errors(), Vec::<String>::new());

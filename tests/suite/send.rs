@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::PATIENCE;
 use crate::harness::app::App;
 use crate::harness::client::Client;
 use crate::harness::http;
 use crate::harness::process::Process;
+use crate::harness::{PATIENCE, eventually};
 
 const QUIET: Duration = Duration::from_millis(300);
 
@@ -54,6 +54,9 @@ async fn list_items_keep_their_order_and_garbage_is_set_aside() {
         let item = json!({"to": {"user_id": "7"}, "action": "chat_text", "data": {"n": number}}).to_string();
         app.redis.cli(&["RPUSH", "queues:{plugsocket_out}", &item]);
     }
+    let logged = |server: &Process| server.lines().iter().any(|line| line.contains("PHP items set aside") && line.contains("reason="));
+    eventually("a log line with the reason", PATIENCE, async || app.servers.iter().any(logged)).await;
+    assert_eq!(app.redis.cli(&["LLEN", "ps:{plugsocket}:php:dead"]), garbage.len().to_string());
     for client in &mut sevens {
         for number in 0..200 {
             assert_eq!(client.next_action("chat_text").await["n"], number);

@@ -229,10 +229,11 @@ function messageRow(name, text, time, own) {
 }
 
 function show(message) {
-  if (seen.has(message.message_id)) return; // an outgoing message may come twice
+  // An outgoing message may come twice; one from outside of the chat plugin has no id and no time.
+  if (message.message_id !== undefined && seen.has(message.message_id)) return;
   seen.add(message.message_id);
   const own = mine.has(message.connection_id);
-  const row = messageRow(message.nickname ?? "?", message.text, message.time, own);
+  const row = messageRow(message.nickname ?? "?", message.text, message.time ?? Date.now(), own);
   row.dataset.messageId = message.message_id;
   const sent = own && [...page.messages.querySelectorAll(".pending, .unsent")].find((it) => it.draft === message.text);
   if (sent) sent.remove();

@@ -103,7 +103,8 @@ impl Writer {
             () = stop.cancelled() => {}
         }
         self.queue.close();
-        if time::timeout(FINISH_TIMEOUT, self.write()).await.is_err() {
+        let is_idle = self.flights.is_empty() && self.held.is_empty() && self.queue.is_empty();
+        if !is_idle && time::timeout(FINISH_TIMEOUT, self.write()).await.is_err() {
             tracing::warn!(waiting = self.held.len() + self.queue.len(), "queue closed with writes that were never stored");
         }
         self.abandon();
