@@ -88,6 +88,7 @@ fn demo_pages(server: SocketAddr) -> Vec<Page> {
     vec![
         page("/", "text/html; charset=utf-8", include_str!("../../../plugins/chat/web/index.html")),
         page("/style.css", "text/css; charset=utf-8", include_str!("../../../plugins/chat/web/style.css")),
+        page("/connection.js", "text/javascript; charset=utf-8", include_str!("../../../plugins/chat/web/connection.js")),
         page("/chat.js", "text/javascript; charset=utf-8", include_str!("../../../plugins/chat/web/chat.js")),
         Page { path: "/config.json", content_type: "application/json", body: socket.into() },
     ]
