@@ -166,7 +166,7 @@ impl Presence for Recorder {
         Ok(())
     }
 
-    async fn leave(&self, _entry: &Entry, _last_of_user: bool, _last_of_groups: &[String]) -> Result<(), QueueError> {
+    async fn leave(&self, _entry: &Entry) -> Result<(), QueueError> {
         Ok(())
     }
 

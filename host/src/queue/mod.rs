@@ -226,11 +226,11 @@ pub trait Presence: Send + Sync {
     /// [`QueueError`]: the connection is not announced.
     async fn enter(&self, entry: &Entry, previous: Option<&Entry>) -> Result<(), QueueError>;
 
-    /// Removes a connection; routes that no connection of the node needs any more follow (`last_of_user`, `last_of_groups`).
+    /// Removes a connection; routes that no connection of the node needs any more follow by themselves.
     ///
     /// # Errors
     /// [`QueueError`]: what is left is cleaned when the node goes.
-    async fn leave(&self, entry: &Entry, last_of_user: bool, last_of_groups: &[String]) -> Result<(), QueueError>;
+    async fn leave(&self, entry: &Entry) -> Result<(), QueueError>;
 
     /// The connection with this public id, or session id.
     ///

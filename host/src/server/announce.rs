@@ -72,9 +72,8 @@ pub(crate) async fn leave(node: &Node, session: &SessionId, is_gone: bool) {
     let announced = node.roster.announced(session);
     let _guards = node.gates.pass(&[announced.as_ref()]).await;
     let departure = if is_gone { node.roster.remove(session) } else { node.roster.vacate(session) };
-    let Some(departure) = departure else { return };
-    let left = node.queue.presence.leave(&departure.entry, departure.last_of_user, &departure.last_of_groups).await;
-    if let Err(error) = left {
+    let Some(entry) = departure else { return };
+    if let Err(error) = node.queue.presence.leave(&entry).await {
         tracing::warn!(%session, %error, "the queue was not told that a connection left; it is cleaned up when this node goes");
     }
 }

@@ -53,17 +53,6 @@ impl Member {
     }
 }
 
-/// A connection that left, with the routes nobody here needs any more.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Departure {
-    /// Who left.
-    pub entry: Entry,
-    /// No other connection of its user is here.
-    pub last_of_user: bool,
-    /// Its groups that nobody else here is in.
-    pub last_of_groups: Vec<String>,
-}
-
 impl Roster {
     /// Nobody.
     pub fn new(node: NodeId) -> Self {
@@ -110,12 +99,12 @@ impl Roster {
     }
 
     /// Ends a session's membership; `None` when it had none. The session stays, to register again.
-    pub fn vacate(&self, session: &SessionId) -> Option<Departure> {
+    pub fn vacate(&self, session: &SessionId) -> Option<Entry> {
         self.lock().vacate(session)
     }
 
     /// Removes a session; `None` when it was not registered.
-    pub fn remove(&self, session: &SessionId) -> Option<Departure> {
+    pub fn remove(&self, session: &SessionId) -> Option<Entry> {
         let mut tables = self.lock();
         let departure = tables.vacate(session);
         tables.sessions.remove(session);
@@ -245,32 +234,30 @@ impl Tables {
         }
     }
 
-    fn vacate(&mut self, session: &SessionId) -> Option<Departure> {
+    fn vacate(&mut self, session: &SessionId) -> Option<Entry> {
         let member = self.sessions.get_mut(session)?.member.take()?;
         self.registered -= 1;
         if self.connections.get(&member.connection_id) == Some(session) {
             self.connections.remove(&member.connection_id);
         }
-        let last_of_user = member.user_id.as_ref().is_some_and(|user| forget(&mut self.users, user.as_ref(), session));
-        let left = member.groups.iter().filter(|group| forget(&mut self.groups, group.as_ref(), session));
-        let mut last_of_groups: Vec<String> = left.map(ToString::to_string).collect();
-        // The queue's view may be older than ours; what it still has must go as well.
-        let announced = member.announced.as_ref().unwrap_or(&member.groups);
-        let stale = announced.iter().filter(|group| !member.groups.contains(group) && !self.groups.contains_key(*group));
-        last_of_groups.extend(stale.map(ToString::to_string));
-        Some(Departure { entry: member.entry(session, announced), last_of_user, last_of_groups })
+        if let Some(user) = &member.user_id {
+            forget(&mut self.users, user.as_ref(), session);
+        }
+        for group in &member.groups {
+            forget(&mut self.groups, group.as_ref(), session);
+        }
+        // The queue's view may be older than ours; what it still has is what must go.
+        Some(member.entry(session, member.announced.as_ref().unwrap_or(&member.groups)))
     }
 }
 
-/// Takes a session out of a table of sets; true when its set is gone with it.
-fn forget(table: &mut HashMap<Arc<str>, HashSet<SessionId>>, key: &str, session: &SessionId) -> bool {
-    let Some(set) = table.get_mut(key) else { return false };
+/// Takes a session out of a table of sets; an empty set goes with it.
+fn forget(table: &mut HashMap<Arc<str>, HashSet<SessionId>>, key: &str, session: &SessionId) {
+    let Some(set) = table.get_mut(key) else { return };
     set.remove(session);
-    let is_empty = set.is_empty();
-    if is_empty {
+    if set.is_empty() {
         table.remove(key);
     }
-    is_empty
 }
 
 #[cfg(test)]
@@ -329,13 +316,19 @@ mod tests {
     }
 
     #[test]
-    fn leaving_tells_which_routes_are_empty() {
+    fn leaving_empties_the_routes_that_nobody_else_needs() {
         let room = Room::new();
         let first = room.seat(None, "1", &["red", "blue"]);
         let second = room.seat(None, "1", &["red"]);
-        let departure = room.roster.remove(&first.id).unwrap();
-        assert_eq!((departure.last_of_user, departure.last_of_groups), (false, vec!["blue".to_owned()]));
-        assert!(room.roster.remove(&second.id).unwrap().last_of_user);
+        let routes = || {
+            let inner = room.roster.lock();
+            let groups: std::collections::BTreeSet<_> = inner.groups.keys().map(ToString::to_string).collect();
+            (inner.users.len(), groups.into_iter().collect::<Vec<_>>())
+        };
+        assert_eq!(room.roster.remove(&first.id).unwrap().session, first.id);
+        assert_eq!(routes(), (1, vec!["red".to_owned()]), "the user and one group are still needed");
+        assert!(room.roster.remove(&second.id).is_some());
+        assert_eq!(routes(), (0, Vec::new()));
         assert_eq!(room.roster.remove(&second.id), None);
         assert_eq!(room.roster.counts(), (0, 0));
     }

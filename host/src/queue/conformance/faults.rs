@@ -212,7 +212,7 @@ fn an_unneeded_route_is_dropped_and_a_needed_one_stays() {
         for entry in [&one, &two] {
             backend.queue.presence.enter(entry, None).await.unwrap();
         }
-        backend.queue.presence.leave(&one, true, &["h".to_owned()]).await.unwrap();
+        backend.queue.presence.leave(&one).await.unwrap();
         let routes =
             |name: &str| backend.command::<Vec<String>>(redis::cmd("SMEMBERS").arg(format!("ps:{{{}:{name}}}:nodes", backend.options.app)));
         assert_eq!(routes("g:h"), [node.to_string()], "for a while");

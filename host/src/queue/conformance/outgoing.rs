@@ -133,7 +133,7 @@ async fn a_newer_connection_takes_the_alias(backend: Backend) {
     let newer = entry(&session(&entries[1].session.node()), Some("alice"), None, &[]);
     backend.queue.presence.enter(&newer, None).await.map_or_else(|error| panic!("{error}"), drop);
     // The older one leaves late; the alias is no longer its own.
-    backend.queue.presence.leave(&entries[0], true, &["g".to_owned()]).await.unwrap();
+    backend.queue.presence.leave(&entries[0]).await.unwrap();
     backend.queue.outbox.send(message(vec![Address::Connection("alice".to_owned())], "hello")).await.unwrap();
     backend.queue.outbox.flush().await.unwrap();
     backend.queue.outbox.send(message(vec![Address::All], "end")).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_newer_connection_takes_the_alias(backend: Backend) {
 async fn leaving_removes(backend: Backend) {
     let Two { mut feeds, entries } = two(&backend).await;
     let presence = &backend.queue.presence;
-    presence.leave(&entries[0], true, &["g".to_owned()]).await.unwrap();
+    presence.leave(&entries[0]).await.unwrap();
     assert_eq!(presence.connection("alice").await.unwrap(), None);
     assert_eq!(presence.connection(entries[0].session.as_str()).await.unwrap(), None);
     assert_eq!(presence.user_connections("7").await.unwrap().len(), 1);

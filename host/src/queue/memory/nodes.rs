@@ -195,7 +195,7 @@ impl Presence for Nodes {
         Ok(())
     }
 
-    async fn leave(&self, entry: &Entry, _last_of_user: bool, _last_of_groups: &[String]) -> Result<(), QueueError> {
+    async fn leave(&self, entry: &Entry) -> Result<(), QueueError> {
         let mut state = self.shared.lock();
         if let Some(node) = state.nodes.get_mut(&entry.session.node()) {
             node.remove(&entry.session);

@@ -251,7 +251,7 @@ impl Presence for Redis {
         entered.map(drop)
     }
 
-    async fn leave(&self, entry: &Entry, _last_of_user: bool, _last_of_groups: &[String]) -> Result<(), QueueError> {
+    async fn leave(&self, entry: &Entry) -> Result<(), QueueError> {
         // Routes are counted here and dropped when idle: at once, a join on its way to this node would lose its route.
         self.nodes.leave(&entry.session);
         let keys = self.connector.keys();

@@ -115,7 +115,7 @@ impl Presence for TestQueue {
         Ok(())
     }
 
-    async fn leave(&self, entry: &Entry, _last_of_user: bool, _last_of_groups: &[String]) -> Result<(), QueueError> {
+    async fn leave(&self, entry: &Entry) -> Result<(), QueueError> {
         while !*self.is_announcing.lock().unwrap() {
             tokio::time::sleep(Duration::from_millis(5)).await; // as with a queue that is away
         }
