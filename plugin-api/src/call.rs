@@ -13,6 +13,9 @@ use serde_json::{Map, Value};
 pub use self::store::{StoreAnswer, StoreRequest};
 use crate::id::Id;
 
+/// Actions that are the server's own: a plugin may neither serve nor send them.
+pub const SYSTEM_ACTIONS: [&str; 8] = ["register", "registered", "accepted", "error", "ping", "pong", "resume", "draining"];
+
 /// Operations the host calls on an instance, by their number at the border.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::action::Action;
-use crate::call::{ConnectCall, CreateRequest, DisconnectCall, MessageCall, Operation, RejectWire, Role, Status};
+use crate::call::{ConnectCall, CreateRequest, DisconnectCall, MessageCall, Operation, RejectWire, Role, SYSTEM_ACTIONS, Status};
 use crate::config::Config;
 use crate::connect::ConnectRequest;
 use crate::context::{CallFacts, Context, HostLink};
@@ -19,9 +19,6 @@ use crate::panics;
 
 /// Longest action name, in bytes; what a client's frame allows.
 const ACTION_BYTES_MAX: usize = 128;
-
-/// Names of the protocol's own frames; a plugin may not serve them.
-const SYSTEM_ACTIONS: [&str; 8] = ["register", "registered", "accepted", "error", "ping", "pong", "resume", "draining"];
 
 /// The actions, or the handler, of one library.
 pub(crate) struct Instance {

@@ -111,8 +111,7 @@ impl CloseCode {
     }
 }
 
-/// Actions a plugin may not register.
-pub const SYSTEM_ACTIONS: [&str; 8] = ["register", "registered", "accepted", "error", "ping", "pong", "resume", "draining"];
+pub use plugsocket_plugin::call::SYSTEM_ACTIONS;
 
 /// Whether somebody other than the server may send this action to clients.
 ///
