@@ -55,6 +55,12 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         }
     }
 
+    /// Whether an item pushed to the lane of `key` would wait for others there.
+    #[must_use]
+    pub fn is_busy(&self, key: &K) -> bool {
+        self.lanes.contains_key(key)
+    }
+
     /// Items in the lane of `key` that have not started.
     #[must_use]
     pub fn waiting_in(&self, key: &K) -> usize {

@@ -14,22 +14,9 @@ use crate::harness::process::Process;
 const SOURCE: &str = include_str!("hostile/plugin.rs.txt");
 const ACTIONS: [&str; 6] = ["huge", "wordy", "bomb", "stuck", "crowd", "noise"];
 
-fn build() -> Vec<u8> {
-    let dir = tempfile::tempdir().unwrap();
-    let sdk = plugin::workspace().join("plugin-api");
-    let manifest = format!(
-        "[package]\nname = \"hostile\"\nversion = \"0.0.1\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n\
-         [dependencies]\nplugsocket-plugin = {{ path = {sdk:?} }}\n"
-    );
-    fs::create_dir(dir.path().join("src")).unwrap();
-    fs::write(dir.path().join("Cargo.toml"), manifest).unwrap();
-    fs::write(dir.path().join("src/lib.rs"), SOURCE).unwrap();
-    fs::read(plugin::build(dir.path(), "hostile")).unwrap()
-}
-
 #[tokio::test]
 async fn a_hostile_plugin_hurts_nobody_else() {
-    let mut library = build();
+    let mut library = plugin::from_source("hostile", SOURCE);
     let mut config = Config::chat("memory").with("worker.retry_backoff", "10ms").with("worker.attempts", 2);
     for action in ACTIONS {
         let mut entry = toml::Table::new();

@@ -11,6 +11,7 @@ mod drain;
 mod flow;
 mod hostile;
 mod page;
+mod poison;
 mod reload;
 mod send;
 mod smoke;

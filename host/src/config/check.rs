@@ -61,6 +61,9 @@ pub(super) fn check(settings: &Settings) -> Result<(), Fault> {
         if entry.attempts == Some(0) {
             return fault(&key, "`attempts` must be at least 1");
         }
+        if entry.concurrency == Some(0) {
+            return fault(&key, "`concurrency` must be at least 1");
+        }
     }
     for (name, plugin) in &settings.plugins {
         if !is_name(name) {
@@ -140,6 +143,7 @@ fn positive(settings: &Settings) -> Result<(), Fault> {
         ("server.drain_timeout", server.drain_timeout),
         ("worker.drain_timeout", worker.drain_timeout),
         ("worker.retry_backoff", worker.retry_backoff),
+        ("worker.retry_in_lane_max", worker.retry_in_lane_max),
         ("worker.unserved_timeout", worker.unserved_timeout),
         ("limits.idle_timeout", limits.idle_timeout),
         ("limits.queue_wait", limits.queue_wait),

@@ -1,11 +1,13 @@
 //! The config file: its keys, its errors, and what of it applies live.
 
+mod actions;
 mod check;
 mod flags;
 mod live;
 mod load;
 mod settings;
 
+pub use actions::{ActionSettings, Isolation, Ordering, PluginSettings};
 pub use flags::{Common, LogFormat};
 pub use live::{Follower, LiveSettings, Source};
 pub use load::{ConfigError, Override, environment, load};

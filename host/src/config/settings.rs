@@ -8,6 +8,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer};
 
+use super::actions::{ActionSettings, PluginSettings};
+
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -119,6 +121,8 @@ pub struct WorkerSettings {
     pub slots: usize,
     /// Messages taken ahead of the slots.
     pub prefetch: usize,
+    /// Further messages held that can't run yet: their lane is busy, or their plugin or action has all it may run.
+    pub waiting_max: usize,
     /// Default time limit of one call.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
@@ -127,6 +131,9 @@ pub struct WorkerSettings {
     /// Pause before the second attempt; doubled for each further one.
     #[serde(with = "humantime_serde")]
     pub retry_backoff: Duration,
+    /// A longer pause than this is not waited for in the lane: the message goes to the end of the queue's line for later.
+    #[serde(with = "humantime_serde")]
+    pub retry_in_lane_max: Duration,
     /// How long a message waits for a worker that serves its action.
     #[serde(with = "humantime_serde")]
     pub unserved_timeout: Duration,
@@ -140,12 +147,22 @@ impl Default for WorkerSettings {
         Self {
             slots: 64,
             prefetch: 256,
+            waiting_max: 4096,
             timeout: Duration::from_secs(30),
             attempts: 3,
             retry_backoff: Duration::from_millis(100),
+            retry_in_lane_max: Duration::from_secs(5),
             unserved_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
         }
+    }
+}
+
+impl WorkerSettings {
+    /// Most messages a worker holds at once.
+    #[must_use]
+    pub fn held_max(&self) -> usize {
+        self.slots.max(1).saturating_add(self.prefetch).saturating_add(self.waiting_max)
     }
 }
 
@@ -319,71 +336,5 @@ pub struct PhpSettings {
 impl Default for PhpSettings {
     fn default() -> Self {
         Self { lists: Vec::new(), item_max: ByteSize::mib(1) }
-    }
-}
-
-/// One entry of `[actions]`: a plugin's name, or a table.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(from = "ActionEntry")]
-pub struct ActionSettings {
-    /// The plugin that serves it.
-    pub plugin: String,
-    /// Time limit of one call; `[worker] timeout` when absent.
-    pub timeout: Option<Duration>,
-    /// Attempts of one message; `[worker] attempts` when absent.
-    pub attempts: Option<u32>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a plugin's name, or a table with `plugin` and optionally `timeout` and `attempts`")]
-enum ActionEntry {
-    Name(String),
-    Table(ActionTable),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ActionTable {
-    plugin: String,
-    #[serde(default, with = "humantime_serde")]
-    timeout: Option<Duration>,
-    #[serde(default)]
-    attempts: Option<u32>,
-}
-
-impl From<ActionEntry> for ActionSettings {
-    fn from(entry: ActionEntry) -> Self {
-        match entry {
-            ActionEntry::Name(plugin) => Self { plugin, timeout: None, attempts: None },
-            ActionEntry::Table(table) => Self { plugin: table.plugin, timeout: table.timeout, attempts: table.attempts },
-        }
-    }
-}
-
-/// Where a plugin's code runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Isolation {
-    /// In the host's own process: panics are contained, crashes are not.
-    InProcess,
-}
-
-/// One table of `[plugins]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PluginSettings {
-    /// Where its code runs.
-    pub isolation: Isolation,
-    /// Calls it runs at once.
-    pub threads: usize,
-    /// Calls that may wait for its threads.
-    pub waiting_max: usize,
-    /// Handed to its constructor.
-    pub config: toml::Table,
-}
-
-impl Default for PluginSettings {
-    fn default() -> Self {
-        Self { isolation: Isolation::InProcess, threads: 8, waiting_max: 1024, config: toml::Table::new() }
     }
 }

@@ -227,6 +227,7 @@ impl ContextSink {
             client_id: None,
             ip: sender.ip,
             attempts: 0,
+            unserved: 0,
             scheduled_id: Some(scheduled_id),
             data: Json::from(request.data),
         };

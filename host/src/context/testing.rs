@@ -23,6 +23,7 @@ pub(crate) enum Event {
     Sent(Delivery),
     Settled(String, Verdict),
     Scheduled(Job, Duration),
+    Alone(String, i32),
     Stored(String, StoreRequest),
     Left,
 }
@@ -54,7 +55,14 @@ impl Recorder {
 
     pub(crate) fn push(&self, job: Job) {
         let receipt = Receipt { partition: 0, entry: job.message_id(), delivery: 0 };
-        self.jobs.lock().unwrap().push_back(Taken { job, receipt, suspect: false });
+        self.jobs.lock().unwrap().push_back(Taken { job, receipt, suspect: false, crashes: 0 });
+        self.wake.notify_one();
+    }
+
+    /// A job that was in flight at a crash, and `crashes` times alone at one.
+    pub(crate) fn push_suspect(&self, job: Job, crashes: u32) {
+        let receipt = Receipt { partition: 0, entry: job.message_id(), delivery: 0 };
+        self.jobs.lock().unwrap().push_back(Taken { job, receipt, suspect: true, crashes });
         self.wake.notify_one();
     }
 
@@ -131,6 +139,17 @@ impl Consumer for Recorder {
 
     fn may_start(&self, _receipt: &Receipt) -> bool {
         !self.is_lease_lost.load(Ordering::SeqCst)
+    }
+
+    async fn start_alone(&self, receipt: &Receipt) -> Result<(), QueueError> {
+        self.checked()?;
+        self.record(Event::Alone(receipt.entry.clone(), 1));
+        Ok(())
+    }
+
+    async fn retract_alone(&self, receipt: &Receipt) -> Result<(), QueueError> {
+        self.record(Event::Alone(receipt.entry.clone(), -1));
+        Ok(())
     }
 
     async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError> {

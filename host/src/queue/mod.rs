@@ -120,8 +120,10 @@ pub struct Taken {
     pub job: Job,
     /// Names this delivery of it.
     pub receipt: Receipt,
-    /// It was in flight at somebody's crash.
+    /// It was in flight when somebody crashed or lost the lease: it is to run alone.
     pub suspect: bool,
+    /// How often somebody crashed while it ran alone.
+    pub crashes: u32,
 }
 
 /// Names one delivery of a job; made and read by the queue only.
@@ -171,6 +173,18 @@ pub trait Consumer: Send + Sync {
     /// Whether this worker still may start the job (or start it again): false once its lease on the partition may have passed to another.
     /// After a false the receipt is void: drop the job. It is delivered again, here or elsewhere.
     fn may_start(&self, receipt: &Receipt) -> bool;
+
+    /// Notes, before a suspect starts, that it runs alone here; unless it is settled, the next delivery counts this as a crash.
+    ///
+    /// # Errors
+    /// [`QueueError`]: not noted; the job must not start.
+    async fn start_alone(&self, receipt: &Receipt) -> Result<(), QueueError>;
+
+    /// Takes [`Self::start_alone`] back: the job is not settled here, and yet nobody crashed.
+    ///
+    /// # Errors
+    /// [`QueueError`]: it counts as a crash.
+    async fn retract_alone(&self, receipt: &Receipt) -> Result<(), QueueError>;
 
     /// Settles a job, after everything sent through the same queue's outbox before this call. Waits only for room in the batcher.
     ///
@@ -286,6 +300,8 @@ pub struct QueueOptions {
     pub confirm_timeout: Duration,
     /// A worker's or node's lease.
     pub lease: Duration,
+    /// Most jobs of one partition in a worker's hands; beyond it, only that partition waits.
+    pub partition_held_max: usize,
     /// Dead letters kept per partition.
     pub dead_max: usize,
     /// Default time to live of the plugins' stored values; zero = none.
@@ -314,6 +330,7 @@ impl QueueOptions {
             batcher_items_max: options.batcher_items_max,
             confirm_timeout: options.confirm_timeout,
             lease: options.lease,
+            partition_held_max: (settings.worker.held_max() / 4).max(1),
             dead_max: options.dead_max,
             store_ttl: options.store_ttl,
             php_lists,

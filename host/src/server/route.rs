@@ -86,6 +86,7 @@ impl SessionTask {
                 client_id: envelope.id,
                 ip: self.ip.to_string(),
                 attempts: 0,
+                unserved: 0,
                 scheduled_id: None,
                 data,
             };

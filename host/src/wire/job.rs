@@ -30,6 +30,8 @@ pub struct Job {
     pub ip: String,
     /// Attempts already made.
     pub attempts: u32,
+    /// How often it was put back because nobody served its action.
+    pub unserved: u32,
     /// Set for jobs that a plugin scheduled; derived from session and sequence otherwise.
     pub scheduled_id: Option<String>,
     /// The client's data.
@@ -65,6 +67,8 @@ struct MetaField {
     ip: String,
     #[serde(skip_serializing_if = "is_zero")]
     attempts: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    unserved: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
 }
@@ -84,8 +88,13 @@ impl Job {
     /// The stream fields, named by [`JOB_FIELDS`]; absent ids are empty.
     #[must_use]
     pub fn to_fields(&self) -> [Bytes; 8] {
-        let meta =
-            MetaField { session: self.session.to_string(), ip: self.ip.clone(), attempts: self.attempts, id: self.scheduled_id.clone() };
+        let meta = MetaField {
+            session: self.session.to_string(),
+            ip: self.ip.clone(),
+            attempts: self.attempts,
+            unserved: self.unserved,
+            id: self.scheduled_id.clone(),
+        };
         [
             Bytes::copy_from_slice(self.connection_id.as_bytes()),
             self.user_id.as_ref().map_or_else(Bytes::new, |user| Bytes::copy_from_slice(user.as_bytes())),
@@ -129,6 +138,7 @@ impl Job {
             client_id,
             ip: meta.ip,
             attempts: meta.attempts,
+            unserved: meta.unserved,
             scheduled_id: meta.id,
             data: Json::parse(Bytes::copy_from_slice(bytes(7)?)).map_err(|error| bad(7, error.to_string()))?,
         })
@@ -152,6 +162,7 @@ mod tests {
             client_id: ClientId::parse("\"a\""),
             ip: "127.0.0.1".to_owned(),
             attempts: 1,
+            unserved: 2,
             scheduled_id: None,
             data: Json::encode(&serde_json::json!({"text": "hi"})).unwrap(),
         }

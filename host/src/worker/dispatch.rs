@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use plugsocket_plugin::call::{MessageCall, Meta, Operation};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
+use super::floor::{Floor, Place};
 use super::gates::Gates;
 use super::lease::{Lease, Leased};
 use super::replies;
@@ -18,13 +19,15 @@ use super::take::Held;
 use crate::config::{LiveSettings, PluginSettings, Settings};
 use crate::context::{ContextOptions, ContextSink, NameLimits, Sender};
 use crate::plugin::{CallError, LiveVersion, Plugins};
-use crate::queue::{Consumer, Queue, Receipt, Verdict};
+use crate::queue::{Consumer, Queue, Verdict};
 use crate::wire::codes::ErrorCode;
 use crate::wire::job::Job;
 use crate::wire::json::Json;
 
 /// How long a job that nobody serves is put back for.
 const UNSERVED_DELAY: Duration = Duration::from_secs(1);
+/// Pause after the queue could not note a suspect's start.
+const SUSPECT_PAUSE: Duration = Duration::from_millis(200);
 /// Pause before a call is offered to an overloaded plugin again.
 const OVERLOADED_PAUSE: Duration = Duration::from_millis(20);
 
@@ -37,7 +40,11 @@ pub(super) struct Dispatcher {
     pub(super) lease: Lease,
     /// Calls at once.
     pub(super) slots: Semaphore,
-    pub(super) gates: Gates,
+    /// Room for jobs that can't run yet.
+    pub(super) waiting: Arc<Semaphore>,
+    pub(super) floor: Floor,
+    pub(super) plugin_gates: Gates,
+    pub(super) action_gates: Gates,
     /// Fires when the drain has taken too long.
     pub(super) cut: CancellationToken,
 }
@@ -65,6 +72,7 @@ struct Terms {
     timeout: Duration,
     attempts: u32,
     threads: usize,
+    concurrency: usize,
     frame_bytes_max: usize,
 }
 
@@ -73,8 +81,9 @@ impl Terms {
         let action = settings.actions.get(&job.action);
         Self {
             timeout: action.and_then(|action| action.timeout).unwrap_or(settings.worker.timeout),
-            attempts: action.and_then(|action| action.attempts).unwrap_or(settings.worker.attempts).max(1),
+            attempts: attempts_of(settings, job),
             threads: settings.plugins.get(plugin).map_or_else(|| PluginSettings::default().threads, |plugin| plugin.threads),
+            concurrency: action.and_then(|action| action.concurrency).unwrap_or(Semaphore::MAX_PERMITS),
             frame_bytes_max: usize::try_from(settings.limits.frame_out_max.as_u64()).unwrap_or(usize::MAX),
         }
     }
@@ -82,19 +91,16 @@ impl Terms {
 
 impl Dispatcher {
     /// Runs a job to its verdict and settles it; abandons it, unsettled, when the drain has taken too long.
-    pub(super) async fn process(&self, held: Held) {
+    pub(super) async fn process(&self, mut held: Held) {
         let receipt = held.taken.receipt.clone();
-        if held.taken.suspect {
-            let job = &held.taken.job;
-            tracing::warn!(action = job.action, job = job.message_id(), "this message was in flight when a worker ended; running it again");
-        }
         let verdict = tokio::select! {
             biased;
-            () = self.cut.cancelled() => return,
-            verdict = self.verdict(&held) => verdict,
+            () = self.cut.cancelled() => None,
+            verdict = self.verdict(&mut held) => verdict,
         };
         let Some(verdict) = verdict else {
             metrics::counter!("plugsocket_jobs_lost_total").increment(1);
+            self.retract(&mut held).await;
             return;
         };
         let outcome = match &verdict {
@@ -109,11 +115,13 @@ impl Dispatcher {
     }
 
     /// `None` when the job has passed to another worker.
-    async fn verdict(&self, held: &Held) -> Option<Verdict> {
-        let mut job = held.taken.job.clone();
+    async fn verdict(&self, held: &mut Held) -> Option<Verdict> {
+        if let Some(verdict) = self.culprit(held).await {
+            return Some(verdict);
+        }
         let mut overloaded_since: Option<Instant> = None;
         loop {
-            let pause = match self.step(&mut job, &held.taken.receipt, &mut overloaded_since).await {
+            let pause = match self.step(held, &mut overloaded_since).await {
                 Step::Settled(verdict) => return Some(verdict),
                 Step::Lost => return None,
                 Step::Again(pause) => pause,
@@ -123,25 +131,97 @@ impl Dispatcher {
         }
     }
 
-    async fn step(&self, job: &mut Job, receipt: &Receipt, overloaded_since: &mut Option<Instant>) -> Step {
+    /// Counts a suspect's crashes as attempts. The verdict on one that has had all of them: each time it ran alone, so it is to blame.
+    async fn culprit(&self, held: &mut Held) -> Option<Verdict> {
+        let crashes = held.taken.crashes;
+        let job = &mut held.taken.job;
+        if held.taken.suspect {
+            tracing::warn!(
+                action = job.action,
+                job = job.message_id(),
+                crashes,
+                "in flight when a worker ended; this message runs again, alone"
+            );
+        }
+        job.attempts = job.attempts.saturating_add(crashes);
+        if crashes == 0 || job.attempts < attempts_of(&self.settings.load(), job) {
+            return None;
+        }
+        if !self.lease.is_ours(&held.taken.receipt) {
+            return None;
+        }
+        let reason = format!("the worker ended {crashes} times while this message ran alone in it");
+        tracing::error!(action = job.action, job = job.message_id(), reason, "message set aside");
+        let text = "the message could not be handled";
+        replies::failure(self.queue.outbox.as_ref(), job, ErrorCode::Failed.as_str(), text, 0).await;
+        let version = self.plugins.action(&job.action).map(|live| live.version.to_string()).unwrap_or_default();
+        Some(Verdict::Dead { job: Box::new(job.clone()), reason, version })
+    }
+
+    /// A suspect that was started and not settled here, though nobody crashed.
+    async fn retract(&self, held: &mut Held) {
+        if std::mem::take(&mut held.is_alone)
+            && let Err(error) = self.consumer.retract_alone(&held.taken.receipt).await
+        {
+            tracing::warn!(job = held.taken.job.message_id(), %error, "the start of this message will count as a crash");
+        }
+    }
+
+    /// Passes a gate; whoever has to wait for that leaves his room to others.
+    async fn pass(&self, gate: &Arc<Semaphore>, held: &mut Held) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(gate).try_acquire_owned() {
+            return Some(permit);
+        }
+        held.park(&self.waiting);
+        Arc::clone(gate).acquire_owned().await.ok()
+    }
+
+    async fn step(&self, held: &mut Held, overloaded_since: &mut Option<Instant>) -> Step {
         let settings = self.settings.load_full();
-        let Some(known) = self.plugins.action(&job.action) else { return self.unserved(job, &settings).await };
-        // The plugin's own gate first: a slow plugin must not sit in slots that others could use.
-        let threads = Terms::of(&settings, job, &known.plugin).threads;
-        let gate = self.gates.of(&known.plugin, threads);
+        let Some(known) = self.plugins.action(&held.taken.job.action) else { return self.unserved(&held.taken.job, &settings).await };
+        // The gates first: a slow plugin or action must not sit in slots that others could use.
+        let terms = Terms::of(&settings, &held.taken.job, &known.plugin);
+        let gate = self.plugin_gates.of(&known.plugin, terms.threads);
         drop(known); // Nothing holds a version while it waits, or a retired one would live on.
-        let (Ok(_gate), Ok(_slot)) = (gate.acquire().await, self.slots.acquire().await) else { return Step::Lost };
-        if !self.lease.is_ours(receipt) {
-            tracing::debug!(job = job.message_id(), "the lease has passed: the job runs elsewhere");
+        let Some(_gate) = self.pass(&gate, held).await else { return Step::Lost };
+        let _narrow = match terms.concurrency {
+            Semaphore::MAX_PERMITS => None,
+            width => {
+                let gate = self.action_gates.of(&held.taken.job.action, width);
+                let Some(permit) = self.pass(&gate, held).await else { return Step::Lost };
+                Some(permit)
+            }
+        };
+        let Ok(_slot) = self.slots.acquire().await else { return Step::Lost };
+        let place = if held.taken.suspect {
+            self.floor.alone(held.taken.job.attempts.saturating_add(1) >= terms.attempts).await
+        } else {
+            self.floor.shared().await
+        };
+        self.run(held, place, overloaded_since).await
+    }
+
+    async fn run(&self, held: &mut Held, place: Place<'_>, overloaded_since: &mut Option<Instant>) -> Step {
+        let settings = self.settings.load_full();
+        let receipt = held.taken.receipt.clone();
+        if !self.lease.is_ours(&receipt) {
+            tracing::debug!(job = held.taken.job.message_id(), "the lease has passed: the job runs elsewhere");
             return Step::Lost;
         }
-        let settings = self.settings.load_full();
-        let Some(version) = self.plugins.action(&job.action) else { return self.unserved(job, &settings).await };
+        let Some(version) = self.plugins.action(&held.taken.job.action) else { return self.unserved(&held.taken.job, &settings).await };
+        if held.taken.suspect {
+            if let Err(error) = self.consumer.start_alone(&receipt).await {
+                tracing::warn!(job = held.taken.job.message_id(), %error, "the start of a suspect can't be noted; it waits");
+                return Step::Again(SUSPECT_PAUSE);
+            }
+            held.is_alone = true;
+        }
+        let job = &mut held.taken.job;
         let terms = Terms::of(&settings, job, &version.plugin);
         let sink = Arc::new(self.sink(job, &version, &settings, &terms));
         let leased = Arc::new(Leased { inner: Arc::clone(&sink), lease: self.lease.clone(), receipt: receipt.clone() });
-        let end = self.attempt(job, &version, leased, &terms).await;
-        if !self.lease.is_ours(receipt) {
+        let end = place.run(self.attempt(job, &version, leased, &terms)).await;
+        if !self.lease.is_ours(&receipt) {
             tracing::warn!(job = job.message_id(), "the lease has passed during the call: its outcome is dropped, the job runs elsewhere");
             return Step::Lost;
         }
@@ -151,6 +231,11 @@ impl Dispatcher {
             }
             (end, _) => end,
         };
+        if end == Ended::Overloaded {
+            self.retract(held).await;
+        }
+        held.is_alone = false;
+        let job = &mut held.taken.job;
         self.conclude(job, end, Call { version: &version, sink: &sink, terms: &terms, settings: &settings }, overloaded_since).await
     }
 
@@ -178,7 +263,11 @@ impl Dispatcher {
                 tracing::warn!(%plugin, %sha256, action = job.action, job = job.message_id(), attempt, attempts, reason, "attempt failed");
                 if attempt < attempts {
                     metrics::counter!("plugsocket_jobs_retried_total", "plugin" => plugin.to_string()).increment(1);
-                    return Step::Again(backoff(call.settings.worker.retry_backoff, attempt));
+                    let (pause, worker) = (backoff(call.settings.worker.retry_backoff, attempt), &call.settings.worker);
+                    if pause > worker.retry_in_lane_max {
+                        return Step::Settled(Verdict::Later { job: Box::new(job.clone()), delay: pause });
+                    }
+                    return Step::Again(pause);
                 }
                 let is_late = code == ErrorCode::Timeout;
                 let text = if is_late { "the message was not handled in time" } else { "the message could not be handled" };
@@ -211,9 +300,10 @@ impl Dispatcher {
 
     /// Nobody here serves the action: perhaps soon, perhaps elsewhere.
     async fn unserved(&self, job: &Job, settings: &Settings) -> Step {
-        let waited = Duration::from_millis(now_ms().saturating_sub(job.time_ms));
-        if waited < settings.worker.unserved_timeout {
-            return Step::Settled(Verdict::Later { job: Box::new(job.clone()), delay: UNSERVED_DELAY });
+        // Counted, not read off a clock: clocks step, and a backlog may be old before anybody looks at it.
+        if UNSERVED_DELAY.saturating_mul(job.unserved) < settings.worker.unserved_timeout {
+            let job = Job { unserved: job.unserved.saturating_add(1), ..job.clone() };
+            return Step::Settled(Verdict::Later { job: Box::new(job), delay: UNSERVED_DELAY });
         }
         let reason = format!("no plugin serves the action `{}`", job.action);
         tracing::warn!(action = job.action, job = job.message_id(), "unserved for too long: set aside");
@@ -233,6 +323,10 @@ impl Dispatcher {
         let sender = Sender { connection_id: Arc::clone(&job.connection_id), user_id: job.user_id.clone(), ip: job.ip.clone() };
         ContextSink::new(options).with_names(NameLimits::from(&settings.limits)).with_sender(sender)
     }
+}
+
+fn attempts_of(settings: &Settings, job: &Job) -> u32 {
+    settings.actions.get(&job.action).and_then(|action| action.attempts).unwrap_or(settings.worker.attempts).max(1)
 }
 
 /// The bytes of one attempt; `job.attempts` are those already made.

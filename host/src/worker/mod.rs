@@ -1,6 +1,7 @@
 //! From the queue to the plugins: takes jobs, keeps lanes in order, settles what became of each.
 
 mod dispatch;
+mod floor;
 mod gates;
 mod lease;
 mod replies;
@@ -16,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::dispatch::Dispatcher;
+use self::floor::Floor;
 use self::gates::Gates;
 use self::lease::Lease;
 use self::take::{Held, take_jobs};
-use crate::config::LiveSettings;
+use crate::config::{LiveSettings, Ordering};
 use crate::lanes::Lanes;
 use crate::plugin::Plugins;
 use crate::queue::{Queue, QueueError};
@@ -54,15 +56,15 @@ pub async fn run(
         () = stop.cancelled() => return Ok(Drained { cut: 0 }),
         consumer = queue.inbox.consume(&node) => consumer?,
     };
-    let (slots, held_max) = {
+    let (slots, room, waiting, held_max) = {
         let worker = &settings.load().worker;
-        (worker.slots.max(1), worker.slots.max(1).saturating_add(worker.prefetch))
+        (worker.slots.max(1), worker.slots.max(1).saturating_add(worker.prefetch), worker.waiting_max, worker.held_max())
     };
     let tasks = TaskTracker::new();
     let cut = CancellationToken::new();
     let (taken, jobs) = mpsc::channel(held_max);
     let (finished, done) = mpsc::channel(held_max);
-    let room = Arc::new(Semaphore::new(held_max));
+    let (room, waiting) = (Arc::new(Semaphore::new(room)), Arc::new(Semaphore::new(waiting)));
     tasks.spawn(take_jobs(Arc::clone(&consumer), room, taken, stop.clone()));
     let dispatcher = Arc::new(Dispatcher {
         queue,
@@ -71,10 +73,13 @@ pub async fn run(
         lease: Lease::new(Arc::clone(&consumer)),
         consumer: Arc::clone(&consumer),
         slots: Semaphore::new(slots),
-        gates: Gates::default(),
+        waiting,
+        floor: Floor::default(),
+        plugin_gates: Gates::default(),
+        action_gates: Gates::default(),
         cut: cut.clone(),
     });
-    let lanes = Lines { lanes: Lanes::new(), jobs, finished, done, running: 0 };
+    let lanes = Lines { lanes: Lanes::new(), jobs, finished, done, running: 0, unordered: 0 };
     let unfinished = lanes.run(&dispatcher, &tasks, &settings, &stop).await;
     cut.cancel();
     tasks.close();
@@ -85,13 +90,23 @@ pub async fn run(
     Ok(Drained { cut: unfinished })
 }
 
+/// What jobs have in common that run one after another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum LaneKey {
+    Connection(SessionId),
+    /// A job without order has a lane to itself.
+    Unordered(u64),
+}
+
 /// The lanes and what moves through them.
 struct Lines {
-    lanes: Lanes<SessionId, Held>,
+    lanes: Lanes<LaneKey, Held>,
     jobs: mpsc::Receiver<Held>,
-    finished: mpsc::Sender<SessionId>,
-    done: mpsc::Receiver<SessionId>,
+    finished: mpsc::Sender<LaneKey>,
+    done: mpsc::Receiver<LaneKey>,
     running: usize,
+    /// Counts jobs without order.
+    unordered: u64,
 }
 
 impl Lines {
@@ -126,7 +141,7 @@ impl Lines {
                 }
                 () = overdue => break,
                 held = self.jobs.recv(), if is_taking => match held {
-                    Some(held) => self.lanes.push(held.taken.job.session.clone(), held),
+                    Some(held) => self.push(held, dispatcher),
                     None => is_taking = false,
                 },
             }
@@ -137,12 +152,28 @@ impl Lines {
         }
         cut
     }
+
+    fn push(&mut self, mut held: Held, dispatcher: &Dispatcher) {
+        let job = &held.taken.job;
+        let ordering = dispatcher.settings.load().actions.get(&job.action).map(|action| action.ordering).unwrap_or_default();
+        let key = match ordering {
+            Ordering::Connection => LaneKey::Connection(job.session.clone()),
+            Ordering::None => {
+                self.unordered += 1;
+                LaneKey::Unordered(self.unordered)
+            }
+        };
+        if self.lanes.is_busy(&key) {
+            held.park(&dispatcher.waiting);
+        }
+        self.lanes.push(key, held);
+    }
 }
 
 /// Tells that a lane's job has ended, however it ended.
 struct Finish {
-    key: SessionId,
-    finished: mpsc::Sender<SessionId>,
+    key: LaneKey,
+    finished: mpsc::Sender<LaneKey>,
 }
 
 impl Drop for Finish {

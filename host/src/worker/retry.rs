@@ -9,8 +9,8 @@ use crate::plugin::{Answer, CallError};
 use crate::wire::codes::ErrorCode;
 use crate::wire::json::Json;
 
-/// The longest pause between two attempts in a lane.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// The longest pause between two attempts.
+const BACKOFF_MAX: Duration = Duration::from_secs(600);
 
 /// What an attempt came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ mod tests {
     fn backoff_doubles_up_to_a_limit() {
         let base = Duration::from_millis(100);
         let pauses: Vec<u128> = [1, 2, 3, 20, 40].map(|attempts| backoff(base, attempts).as_millis()).into();
-        assert_eq!(pauses, [100, 200, 400, 10_000, 10_000]);
+        assert_eq!(pauses, [100, 200, 400, 600_000, 600_000]);
     }
 
     #[test]

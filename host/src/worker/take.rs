@@ -17,7 +17,21 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(200);
 /// A job that this worker holds, and the room it takes up.
 pub(super) struct Held {
     pub(super) taken: Taken,
-    _room: OwnedSemaphorePermit,
+    /// It has been counted as started alone, and nothing has come of that yet.
+    pub(super) is_alone: bool,
+    room: OwnedSemaphorePermit,
+    is_parked: bool,
+}
+
+impl Held {
+    /// It can't run yet: it takes its room among those that wait, if there is any, and leaves its own to jobs that can.
+    pub(super) fn park(&mut self, waiting: &Arc<Semaphore>) {
+        if !self.is_parked
+            && let Ok(room) = Arc::clone(waiting).try_acquire_owned()
+        {
+            (self.room, self.is_parked) = (room, true);
+        }
+    }
 }
 
 /// Takes until `stop` fires; what the last take brings is passed on as well. Run it in a task of its own: a take must not be dropped.
@@ -41,7 +55,7 @@ pub(super) async fn take_jobs(consumer: Arc<dyn Consumer>, room: Arc<Semaphore>,
                         tracing::error!(job = job.job.message_id(), "the queue gave more jobs than were asked for");
                         return;
                     };
-                    if taken.send(Held { taken: job, _room: room }).await.is_err() {
+                    if taken.send(Held { taken: job, is_alone: false, room, is_parked: false }).await.is_err() {
                         return;
                     }
                 }

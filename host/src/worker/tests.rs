@@ -1,6 +1,8 @@
 //! Lanes, attempts, verdicts and the drain, on a queue that records.
 
+mod order;
 mod reload;
+mod suspects;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -107,6 +109,7 @@ fn job(session: &SessionId, sequence: u64) -> Job {
         client_id: None,
         ip: String::new(),
         attempts: 0,
+        unserved: 0,
         scheduled_id: None,
         data: Json::encode(&sequence).unwrap(),
     }
@@ -245,10 +248,14 @@ async fn an_unserved_action_waits_then_is_set_aside() {
     let session = bench.session();
     bench.recorder.push(Job { action: "unknown".to_owned(), ..job(&session, 1) });
     let old = job(&session, 2);
-    bench.recorder.push(Job { action: "unknown".to_owned(), time_ms: old.time_ms - 6_000, ..old });
-    let events = bench.recorder.settled(2).await;
-    let [Verdict::Later { job, delay }, Verdict::Dead { version, .. }] = verdicts(&events)[..] else { panic!("{events:?}") };
-    assert_eq!((job.attempts, *delay, version.as_str()), (0, Duration::from_secs(1), ""));
+    bench.recorder.push(Job { action: "unknown".to_owned(), time_ms: 1, unserved: 4, ..old.clone() });
+    bench.recorder.push(Job { action: "unknown".to_owned(), unserved: 5, ..old });
+    let events = bench.recorder.settled(3).await;
+    let [Verdict::Later { job, delay }, Verdict::Later { job: last, .. }, Verdict::Dead { version, .. }] = verdicts(&events)[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!((job.attempts, job.unserved, *delay, version.as_str()), (0, 1, Duration::from_secs(1), ""));
+    assert_eq!(last.unserved, 5, "however old it is");
     let [Body::Failure { code, .. }] = bodies(&events)[..] else { panic!("{events:?}") };
     assert_eq!(code, "unavailable");
 }

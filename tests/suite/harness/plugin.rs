@@ -55,6 +55,23 @@ pub fn chat_tagged(tag: &str) -> PathBuf {
     install_bytes(&library, &folder, "chat")
 }
 
+/// Builds a plugin from its one source file, on the SDK of this workspace, and gives back the library's content.
+///
+/// # Panics
+/// When it can't be built.
+pub fn from_source(name: &str, source: &str) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let sdk = workspace().join("plugin-api");
+    let manifest = format!(
+        "[package]\nname = \"{name}\"\nversion = \"0.0.1\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n\
+         [dependencies]\nplugsocket-plugin = {{ path = {sdk:?} }}\nserde = {{ version = \"1\", features = [\"derive\"] }}\n"
+    );
+    fs::create_dir(dir.path().join("src")).unwrap();
+    fs::write(dir.path().join("Cargo.toml"), manifest).unwrap();
+    fs::write(dir.path().join("src/lib.rs"), source).unwrap();
+    fs::read(build(dir.path(), name)).unwrap()
+}
+
 /// Builds the plugin crate in `folder`, which may be outside of the workspace, and gives back its library.
 ///
 /// # Panics

@@ -126,6 +126,7 @@ pub(super) fn options() -> QueueOptions {
         batcher_items_max: 4096,
         confirm_timeout: Duration::from_secs(5),
         lease: Duration::from_secs(1),
+        partition_held_max: 1_000,
         dead_max: 100,
         store_ttl: Duration::ZERO,
         php_item_bytes_max: 64 << 10,
@@ -239,6 +240,7 @@ pub(super) fn job(session: &SessionId, sequence: u64) -> Job {
         client_id: None,
         ip: String::new(),
         attempts: 0,
+        unserved: 0,
         scheduled_id: None,
         data: Json::encode(&sequence).unwrap(),
     }

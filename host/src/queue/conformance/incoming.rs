@@ -18,6 +18,7 @@ on_both!(
     jobs_of_a_session_come_in_order,
     workers_come_and_go_under_load,
     a_crashed_workers_jobs_come_again_in_order,
+    a_suspects_lonely_starts_are_counted,
     later_comes_back_with_its_attempts,
     dead_is_recorded,
     a_scheduled_job_comes_in_its_time,
@@ -135,6 +136,36 @@ async fn a_crashed_workers_jobs_come_again_in_order(backend: Backend) {
     for taken in again {
         assert!(heir.may_start(&taken.receipt));
         heir.settle(taken.receipt, Verdict::Done).await.unwrap();
+    }
+}
+
+async fn a_suspects_lonely_starts_are_counted(backend: Backend) {
+    let session = session(&NodeId::random().unwrap());
+    for sequence in 1..=2 {
+        backend.offer(job(&session, sequence)).await;
+    }
+    let mut holder = backend.consumer().await;
+    take(&holder, 2).await;
+    for crashes in 0..3 {
+        drop(holder); // Crashes.
+        holder = backend.consumer().await;
+        let taken = take(&holder, 2).await;
+        let seen: Vec<_> = taken.iter().map(|taken| (taken.job.sequence, taken.suspect, taken.crashes)).collect();
+        assert_eq!(seen, [(1, true, crashes), (2, true, 0)]);
+        holder.start_alone(&taken[0].receipt).await.unwrap();
+        // Started as well, but nobody crashed at it.
+        holder.start_alone(&taken[1].receipt).await.unwrap();
+        holder.retract_alone(&taken[1].receipt).await.unwrap();
+    }
+    drop(holder);
+    let last = backend.consumer().await;
+    for taken in take(&last, 2).await {
+        last.settle(taken.receipt, Verdict::Done).await.unwrap();
+    }
+    patiently(last.leave()).await;
+    if backend.server.is_some() {
+        let key = format!("ps:{{{}:p{}}}:suspects", backend.options.app, session.partition(backend.options.partitions));
+        assert!(!backend.command::<bool>(redis::cmd("EXISTS").arg(key)), "nothing is left of a count");
     }
 }
 

@@ -24,6 +24,8 @@ const LATER_MAX: usize = 1_000_000;
 struct Partition {
     waiting: VecDeque<(u64, Job, bool)>,
     running: BTreeMap<u64, Job>,
+    /// Starts of suspects that no end followed.
+    alone: BTreeMap<u64, u32>,
     owner: Option<u64>,
     dead: VecDeque<(Job, String)>,
 }
@@ -47,6 +49,7 @@ struct Shared {
     /// Something to take has come, or a share has changed.
     changed: Notify,
     partition_jobs_max: usize,
+    partition_held_max: usize,
     dead_max: usize,
 }
 
@@ -115,16 +118,17 @@ impl State {
         owned.into_iter().map(|(index, _)| index).collect()
     }
 
-    fn take(&mut self, consumer: u64, max: usize) -> Vec<Taken> {
+    fn take(&mut self, consumer: u64, max: usize, held_max: usize) -> Vec<Taken> {
         let mut taken = Vec::new();
         for index in self.readable(consumer) {
             let Some(partition) = self.partitions.get_mut(index) else { continue };
-            while taken.len() < max {
+            while taken.len() < max && partition.running.len() < held_max {
                 let Some((number, job, suspect)) = partition.waiting.pop_front() else { break };
                 self.waiting_bytes = self.waiting_bytes.saturating_sub(job.data.as_bytes().len());
                 partition.running.insert(number, job.clone());
                 let receipt = Receipt { partition: u32::try_from(index).unwrap_or(u32::MAX), entry: number.to_string(), delivery: number };
-                taken.push(Taken { job, receipt, suspect });
+                let crashes = partition.alone.get(&number).copied().unwrap_or(0);
+                taken.push(Taken { job, receipt, suspect, crashes });
             }
         }
         taken
@@ -173,6 +177,7 @@ impl MemoryInbox {
             state: Mutex::new(State { partitions, waiting_bytes: 0, later: BTreeMap::new(), consumers: Vec::new(), next: 0 }),
             changed: Notify::new(),
             partition_jobs_max: options.partition_jobs_max.max(1),
+            partition_held_max: options.partition_held_max.max(1),
             dead_max: options.dead_max.max(1),
         }))
     }
@@ -251,7 +256,7 @@ impl Consumer for MemoryConsumer {
                 if state.consumers.contains(&self.number) {
                     let due = state.promote();
                     let released = state.share(self.number);
-                    (state.take(self.number, max.max(1)), released, due)
+                    (state.take(self.number, max.max(1), self.shared.partition_held_max), released, due)
                 } else {
                     (Vec::new(), false, None)
                 }
@@ -270,6 +275,22 @@ impl Consumer for MemoryConsumer {
         let mut state = self.shared.lock();
         let number = self.number;
         state.partition(receipt).is_some_and(|(partition, entry)| partition.owner == Some(number) && partition.running.contains_key(&entry))
+    }
+
+    async fn start_alone(&self, receipt: &Receipt) -> Result<(), QueueError> {
+        if let Some((partition, entry)) = self.shared.lock().partition(receipt) {
+            *partition.alone.entry(entry).or_insert(0) += 1;
+        }
+        Ok(())
+    }
+
+    async fn retract_alone(&self, receipt: &Receipt) -> Result<(), QueueError> {
+        if let Some((partition, entry)) = self.shared.lock().partition(receipt)
+            && let Some(count) = partition.alone.get_mut(&entry)
+        {
+            *count = count.saturating_sub(1);
+        }
+        Ok(())
     }
 
     async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError> {
@@ -294,6 +315,7 @@ impl Consumer for MemoryConsumer {
         }
         if let Some((partition, entry)) = self.shared.lock().partition(&receipt) {
             partition.running.remove(&entry);
+            partition.alone.remove(&entry);
         }
         self.shared.changed.notify_waiters();
         Ok(())

@@ -1,6 +1,6 @@
 //! One worker's end of the incoming queue: takes over, reads, settles.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::Redis;
-use super::answers::{server_error, text};
+use super::answers::{integer, server_error, text};
 use super::batch::{Done, Settlements, Write};
 use super::connect::{BLOCK, BLOCKING_TIMEOUT, Fence};
 use super::holdings::{Holdings, Recovery};
 use super::inbox::{later_command, later_member};
 use super::keys::GROUP;
 use super::lease::Lease;
-use super::scripts::{CONSUMERS, DEAD, GROUPS, evalsha};
+use super::scripts::{CONSUMERS, DEAD, GROUPS, SUSPECT, evalsha};
 use crate::queue::{Consumer, QueueError, Receipt, Taken, Verdict};
 use crate::wire::ids::NodeId;
 use crate::wire::job::{JOB_FIELDS, Job};
@@ -52,12 +52,20 @@ struct Reader {
     interrupted: bool,
 }
 
+/// What is known of entries that were pending for somebody.
+struct Suspicion {
+    /// They were another's: any of them may have been running when it crashed.
+    all: bool,
+    /// Starts of suspects that no end followed.
+    crashes: HashMap<String, u32>,
+}
+
 /// Entry id and its fields; no fields when it was deleted.
 type RawEntry = (String, Vec<(Vec<u8>, Vec<u8>)>);
 
 impl RedisConsumer {
     pub(super) async fn join(redis: Arc<Redis>, worker: NodeId) -> Result<Arc<Self>, QueueError> {
-        let holdings = Arc::new(Holdings::new(redis.options.lease));
+        let holdings = Arc::new(Holdings::new(redis.options.lease, redis.options.partition_held_max));
         let lease = Arc::new(Lease::new(Arc::clone(&redis), worker, Arc::clone(&holdings)));
         let stop = redis.connector.stop().child_token();
         if let Err(error) = lease.renew().await {
@@ -123,7 +131,7 @@ impl RedisConsumer {
             let key = text(key);
             if let Some(index) = keys.iter().position(|name| *name == key) {
                 for entry in entries {
-                    self.accept(plan.read[index], entry, false, &mut reader.surplus).await?;
+                    self.accept(plan.read[index], entry, None, &mut reader.surplus).await?;
                 }
             }
         }
@@ -148,6 +156,7 @@ impl RedisConsumer {
     ) -> Result<(), QueueError> {
         let unreachable = |error: redis::RedisError| QueueError::Unreachable(error.to_string());
         let key = self.redis.connector.keys().incoming(partition);
+        let suspicion = Suspicion { all: recovery == Recovery::TakeOver, crashes: self.crashes(partition).await? };
         let mut cursor = "0-0".to_owned();
         loop {
             let mut command = redis::cmd("XAUTOCLAIM");
@@ -159,7 +168,7 @@ impl RedisConsumer {
             };
             if let Some(Value::Array(entries)) = parts.get(1) {
                 for entry in entries {
-                    self.accept(partition, entry, recovery == Recovery::TakeOver, surplus).await?;
+                    self.accept(partition, entry, Some(&suspicion), surplus).await?;
                 }
             }
             cursor = parts.first().map(text).unwrap_or_default();
@@ -173,6 +182,20 @@ impl RedisConsumer {
         Ok(())
     }
 
+    /// Starts of this partition's suspects that no end followed.
+    async fn crashes(&self, partition: u32) -> Result<HashMap<String, u32>, QueueError> {
+        let key = self.redis.connector.keys().suspects(partition);
+        let Value::Array(flat) = self.redis.connector.call(redis::cmd("HGETALL").arg(key)).await? else { return Ok(HashMap::new()) };
+        let count = |value: &Value| integer(value).and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
+        Ok(flat.chunks_exact(2).map(|pair| (text(&pair[0]), count(&pair[1]))).collect())
+    }
+
+    async fn count_alone(&self, receipt: &Receipt, by: i32) -> Result<(), QueueError> {
+        let mut command = evalsha(&SUSPECT, 1);
+        command.arg(self.redis.connector.keys().suspects(receipt.partition)).arg(&receipt.entry).arg(by);
+        self.redis.connector.call(&command).await.map(drop)
+    }
+
     /// Former owners stay listed in the group for ever otherwise.
     async fn remove_idle_consumers(&self, key: &str) -> Result<(), QueueError> {
         let mut command = evalsha(&CONSUMERS, 1);
@@ -180,7 +203,13 @@ impl RedisConsumer {
     }
 
     /// Takes an entry in hand, unless it is there already, was taken under another entry, or is no job.
-    async fn accept(&self, partition: u32, value: &Value, suspect: bool, surplus: &mut VecDeque<Taken>) -> Result<(), QueueError> {
+    async fn accept(
+        &self,
+        partition: u32,
+        value: &Value,
+        suspicion: Option<&Suspicion>,
+        surplus: &mut VecDeque<Taken>,
+    ) -> Result<(), QueueError> {
         let Some((entry, fields)) = raw_entry(value) else { return Ok(()) };
         if self.holdings.holds(partition, &entry) {
             return Ok(());
@@ -188,7 +217,12 @@ impl RedisConsumer {
         match Job::from_fields(fields.iter().map(|(name, value)| (&name[..], &value[..]))) {
             Ok(job) => {
                 if let Some(delivery) = self.holdings.take(partition, &entry, &job.session, job.sequence) {
-                    surplus.push_back(Taken { job, receipt: Receipt { partition, entry, delivery }, suspect });
+                    let crashes = suspicion.and_then(|suspicion| suspicion.crashes.get(&entry)).copied().unwrap_or(0);
+                    let suspect = crashes > 0 || suspicion.is_some_and(|suspicion| suspicion.all);
+                    if crashes > 0 {
+                        self.holdings.mark(partition, &entry);
+                    }
+                    surplus.push_back(Taken { job, receipt: Receipt { partition, entry, delivery }, suspect, crashes });
                     return Ok(());
                 }
                 metrics::counter!("plugsocket_jobs_duplicate_total").increment(1);
@@ -258,11 +292,27 @@ impl Consumer for RedisConsumer {
         self.holdings.may_start(receipt.partition, &receipt.entry, receipt.delivery)
     }
 
+    async fn start_alone(&self, receipt: &Receipt) -> Result<(), QueueError> {
+        self.count_alone(receipt, 1).await?;
+        self.holdings.mark(receipt.partition, &receipt.entry);
+        Ok(())
+    }
+
+    async fn retract_alone(&self, receipt: &Receipt) -> Result<(), QueueError> {
+        self.count_alone(receipt, -1).await
+    }
+
     async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError> {
         if !matches!(verdict, Verdict::Done) && !self.holdings.is_current(receipt.partition, &receipt.entry, receipt.delivery) {
             // Whoever has it now decides: put back as well, it would run once more.
             metrics::counter!("plugsocket_verdicts_late_total").increment(1);
             return Ok(());
+        }
+        if self.holdings.is_marked(receipt.partition, &receipt.entry) {
+            // Before the settlement, so that no count outlives its entry.
+            let mut command = redis::cmd("HDEL");
+            command.arg(self.redis.connector.keys().suspects(receipt.partition)).arg(&receipt.entry);
+            self.redis.batcher.send(Write::Command { command, done: Done::Nobody("suspect") }).await?;
         }
         match verdict {
             Verdict::Done => self.acknowledge(receipt.partition, receipt.entry).await,

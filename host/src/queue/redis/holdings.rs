@@ -41,6 +41,8 @@ struct InHand {
     session: SessionId,
     sequence: u64,
     started: bool,
+    /// Redis counts it as running alone.
+    marked: bool,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +63,8 @@ pub(super) struct Holdings {
     pub(super) releasable: Notify,
     /// No job starts after this share of the lease.
     start_within: Duration,
+    /// A partition with so many entries in hand is not read.
+    held_max: usize,
 }
 
 /// What to read next.
@@ -71,8 +75,8 @@ pub(super) struct Plan {
 }
 
 impl Holdings {
-    pub(super) fn new(lease: Duration) -> Self {
-        Self { state: Mutex::default(), changed: Notify::new(), releasable: Notify::new(), start_within: lease.mul_f64(0.9) }
+    pub(super) fn new(lease: Duration, held_max: usize) -> Self {
+        Self { state: Mutex::default(), changed: Notify::new(), releasable: Notify::new(), start_within: lease.mul_f64(0.9), held_max }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -135,7 +139,8 @@ impl Holdings {
             return plan;
         }
         for (partition, owned) in &mut state.owned {
-            if owned.releasing {
+            // One lane that is flooded must not take the room of all the others.
+            if owned.releasing || owned.entries.len() >= self.held_max {
                 continue;
             }
             owned.reading = true;
@@ -183,8 +188,21 @@ impl Holdings {
         state.deliveries += 1;
         let delivery = state.deliveries;
         let Some(owned) = state.owned.get_mut(&partition) else { return Some(delivery) };
-        owned.entries.insert(entry.to_owned(), InHand { delivery, session: session.clone(), sequence, started: false });
+        owned.entries.insert(entry.to_owned(), InHand { delivery, session: session.clone(), sequence, started: false, marked: false });
         state.dedup.take(session, owned.epoch, sequence).then_some(delivery)
+    }
+
+    /// Redis counts a start of it.
+    pub(super) fn mark(&self, partition: u32, entry: &str) {
+        if let Some(held) = self.lock().owned.get_mut(&partition).and_then(|owned| owned.entries.get_mut(entry)) {
+            held.marked = true;
+        }
+    }
+
+    /// Whether Redis counts a start of it.
+    pub(super) fn is_marked(&self, partition: u32, entry: &str) -> bool {
+        let state = self.lock();
+        state.owned.get(&partition).and_then(|owned| owned.entries.get(entry)).is_some_and(|held| held.marked)
     }
 
     /// The job may come again under another entry, and is to run then.
@@ -260,6 +278,9 @@ impl Settlements for Holdings {
         let mut state = self.lock();
         let leaving = state.leaving;
         if let Some(owned) = state.owned.get_mut(&partition) {
+            if owned.entries.len() == self.held_max {
+                self.changed.notify_one();
+            }
             owned.entries.remove(entry);
             if owned.entries.is_empty() && (owned.releasing || leaving) {
                 self.releasable.notify_one();
@@ -275,7 +296,7 @@ mod tests {
 
     #[test]
     fn over_its_share_a_worker_lets_go_when_jobs_are_settled() {
-        let holdings = Holdings::new(Duration::from_secs(60));
+        let holdings = Holdings::new(Duration::from_secs(60), 100);
         assert!(holdings.renewed(Instant::now(), 2, &[(0, 1), (1, 2)]));
         assert_eq!(holdings.plan().recover, [(0, Recovery::TakeOver), (1, Recovery::TakeOver)]);
         let session = SessionId::random(&NodeId::random().unwrap()).unwrap();
@@ -294,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_lost_partition_starts_nothing() {
-        let holdings = Holdings::new(Duration::from_secs(60));
+        let holdings = Holdings::new(Duration::from_secs(60), 100);
         holdings.renewed(Instant::now(), 1, &[(0, 1)]);
         let session = SessionId::random(&NodeId::random().unwrap()).unwrap();
         let delivery = holdings.take(0, "1-0", &session, 1).unwrap();
@@ -305,7 +326,7 @@ mod tests {
 
     #[test]
     fn an_old_renewal_starts_and_reads_nothing() {
-        let holdings = Holdings::new(Duration::ZERO);
+        let holdings = Holdings::new(Duration::ZERO, 100);
         holdings.renewed(Instant::now(), 1, &[(0, 1)]);
         let session = SessionId::random(&NodeId::random().unwrap()).unwrap();
         let delivery = holdings.take(0, "1-0", &session, 1).unwrap();
@@ -315,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_failed_read_is_recovered() {
-        let holdings = Holdings::new(Duration::from_secs(60));
+        let holdings = Holdings::new(Duration::from_secs(60), 100);
         holdings.renewed(Instant::now(), 1, &[(0, 1)]);
         holdings.plan();
         holdings.recovered(0);

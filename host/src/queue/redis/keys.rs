@@ -35,6 +35,10 @@ impl Keys {
         format!("ps:{{{}:p{partition}}}:dead", self.app)
     }
 
+    pub(super) fn suspects(&self, partition: u32) -> String {
+        format!("ps:{{{}:p{partition}}}:suspects", self.app)
+    }
+
     pub(super) fn workers(&self) -> String {
         format!("ps:{{{}}}:workers", self.app)
     }
@@ -118,6 +122,7 @@ mod tests {
             (keys.incoming(3), "ps:{app:p3}:in"),
             (keys.later(3), "ps:{app:p3}:later"),
             (keys.dead(3), "ps:{app:p3}:dead"),
+            (keys.suspects(3), "ps:{app:p3}:suspects"),
             (keys.workers(), "ps:{app}:workers"),
             (keys.owners(), "ps:{app}:owners"),
             (keys.epoch(), "ps:{app}:epoch"),

@@ -25,6 +25,9 @@ const PROMOTE_MAX: usize = 256;
 const PROMOTE_INTERVAL_MIN: Duration = Duration::from_millis(5);
 const PROMOTE_INTERVAL_MAX: Duration = Duration::from_millis(200);
 
+/// A lease that ended is looked for this much later: Redis's milliseconds and ours do not begin at the same moment.
+const LEASE_END_SLACK: Duration = Duration::from_millis(5);
+
 /// One worker's lease.
 pub(super) struct Lease {
     pub(super) redis: Arc<Redis>,
@@ -43,11 +46,11 @@ impl Lease {
         Self { redis, worker, holdings, reader: AtomicI64::new(0), gone: Mutex::new(false), turn: AtomicUsize::new(0) }
     }
 
-    /// Renews once; releases what can be.
-    pub(super) async fn renew(&self) -> Result<(), QueueError> {
+    /// Renews once; releases what can be. Answers when the next lease of another worker ends, if it is not renewed: what it had is free then.
+    pub(super) async fn renew(&self) -> Result<Option<Duration>, QueueError> {
         let gone = self.gone.lock().await;
         if *gone {
-            return Ok(());
+            return Ok(None);
         }
         let released = self.holdings.release();
         let sent = Instant::now();
@@ -69,7 +72,7 @@ impl Lease {
             self.holdings.changed.notify_waiters();
             self.unblock().await;
         }
-        Ok(())
+        Ok(parts.get(2).and_then(integer).and_then(|end| u64::try_from(end).ok()).map(Duration::from_millis))
     }
 
     async fn call(&self, what: &str, released: &[u32]) -> Result<redis::Value, QueueError> {
@@ -104,21 +107,31 @@ impl Lease {
         let interval = self.redis.options.lease / RENEWALS_PER_LEASE;
         let mut complaint = Complaint::default();
         let mut searched = Instant::now();
+        let mut pause = interval;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = time::sleep(interval) => {}
+                () = time::sleep(pause) => {}
                 () = self.holdings.releasable.notified(), if !self.holdings.is_leaving() => {}
             }
-            if let Err(error) = self.renew().await {
-                metrics::counter!("plugsocket_lease_renewals_failed_total").increment(1);
-                if complaint.is_due() {
-                    tracing::warn!(worker = %self.worker, %error, "lease not renewed; tried again");
+            let renewed = self.renew().await;
+            pause = interval;
+            match renewed {
+                Err(error) => {
+                    metrics::counter!("plugsocket_lease_renewals_failed_total").increment(1);
+                    if complaint.is_due() {
+                        tracing::warn!(worker = %self.worker, %error, "lease not renewed; tried again");
+                    }
                 }
-            } else if searched.elapsed() >= self.redis.options.lease {
-                searched = Instant::now();
-                // A failure is one of the connection, which others report; the next search is soon.
-                let _ = self.search_strays().await;
+                Ok(next_end) => {
+                    // A worker that died is noticed when its lease ends, not up to a renewal later.
+                    pause = next_end.map_or(interval, |end| interval.min(end + LEASE_END_SLACK));
+                    if searched.elapsed() >= self.redis.options.lease {
+                        searched = Instant::now();
+                        // A failure is one of the connection, which others report; the next search is soon.
+                        let _ = self.search_strays().await;
+                    }
+                }
             }
         }
     }

@@ -36,6 +36,7 @@ scripts! {
     WITHDRAW = "withdraw",
     ENTER = "enter",
     LEAVE = "leave",
+    SUSPECT = "suspect",
     UNROUTE = "unroute",
     BRIDGE = "bridge",
     STORE_SET = "store_set",

@@ -107,7 +107,7 @@ impl House {
     pub async fn open(change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::default();
         settings.server.listen = ([127, 0, 0, 1], 0).into();
-        settings.actions.insert("known".to_owned(), ActionSettings { plugin: "chat".to_owned(), timeout: None, attempts: None });
+        settings.actions.insert("known".to_owned(), ActionSettings::of("chat"));
         change(&mut settings);
         let settings = Arc::new(arc_swap::ArcSwap::from_pointee(settings));
         let queue::Opened { queue, inside, jobs, deliveries, sent } = queue::open();

@@ -18,6 +18,7 @@ fn options() -> QueueOptions {
         batcher_items_max: 10_000,
         confirm_timeout: Duration::from_secs(1),
         lease: Duration::from_secs(5),
+        partition_held_max: 1_000,
         dead_max: 10,
         store_ttl: Duration::ZERO,
         php_lists: Vec::new(),

@@ -2,7 +2,8 @@
 -- Renews a worker's lease, releases partitions, and claims free ones up to the worker's fair share (by rank: floor + remainder).
 -- KEYS: workers (zset, lease ends in ms), owners (hash, partition -> "worker epoch"), epoch (counter)
 -- ARGV: worker, lease in ms, partitions, "stay" or "leave", then the partitions to release
--- Returns: {quota, {partition, epoch, partition, epoch, ...}} with what the worker owns now
+-- Returns: {quota, {partition, epoch, partition, epoch, ...} with what the worker owns now, ms until another worker's lease ends unless
+-- renewed, or -1 without another worker}
 local worker, lease, partitions = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -29,10 +30,16 @@ end
 for i = 5, #ARGV do release(ARGV[i]) end
 if ARGV[4] == 'leave' then
   for p = 0, partitions - 1 do release(tostring(p)) end
-  return {0, {}}
+  return {0, {}, -1}
 end
 
-local live = redis.call('ZRANGE', KEYS[1], 0, -1)
+local live, next_end = {}, -1
+local leases = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+for i = 1, #leases, 2 do
+  live[#live + 1] = leases[i]
+  -- By score: the first one of another is the earliest.
+  if next_end < 0 and leases[i] ~= worker then next_end = math.max(0, math.ceil(tonumber(leases[i + 1]) - now)) end
+end
 table.sort(live)
 local rank, alive = 0, {}
 for i, id in ipairs(live) do
@@ -65,4 +72,4 @@ for p = 0, partitions - 1 do
     count = count + 1
   end
 end
-return {quota, mine}
+return {quota, mine, next_end}

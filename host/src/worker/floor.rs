@@ -1,0 +1,75 @@
+//! Who may run beside whom: suspects of a crash run alone, so that only the culprit is ever blamed.
+
+use std::time::Duration;
+
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::time;
+
+/// A suspect that has run alone for so long lets others begin beside it, unless this is its last attempt: most crashes come sooner, and a worker
+/// that was killed in the middle of long messages must not run them one by one.
+const ALONE_MAX: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(2) };
+
+/// Where calls run: many at once, or a single suspect.
+#[derive(Default)]
+pub(super) struct Floor(RwLock<()>);
+
+/// A call's place there.
+pub(super) enum Place<'floor> {
+    Shared(#[expect(dead_code, reason = "held, not read")] RwLockReadGuard<'floor, ()>),
+    /// With the place of a suspect that is on its last attempt: until it ends.
+    Alone(RwLockWriteGuard<'floor, ()>, bool),
+}
+
+impl Floor {
+    /// Waits until no suspect runs.
+    pub(super) async fn shared(&self) -> Place<'_> {
+        Place::Shared(self.0.read().await)
+    }
+
+    /// Waits until nothing runs; nothing else starts from then on.
+    pub(super) async fn alone(&self, is_last_attempt: bool) -> Place<'_> {
+        Place::Alone(self.0.write().await, is_last_attempt)
+    }
+}
+
+impl Place<'_> {
+    /// Runs a call in its place.
+    pub(super) async fn run<T>(self, call: impl Future<Output = T>) -> T {
+        match self {
+            Self::Alone(guard, false) => {
+                let mut call = std::pin::pin!(call);
+                let early = time::timeout(ALONE_MAX, &mut call).await;
+                drop(guard);
+                match early {
+                    Ok(end) => end,
+                    Err(_) => call.await,
+                }
+            }
+            _place => call.await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_suspect_is_alone_for_a_while_and_at_its_last_attempt_to_the_end() {
+        for (is_last, expected) in [(false, ["other", "suspect"]), (true, ["suspect", "other"])] {
+            let (floor, order) = (Floor::default(), Mutex::new(Vec::new()));
+            let note = |who| order.lock().unwrap().push(who);
+            let suspect = async {
+                floor.alone(is_last).await.run(time::sleep(ALONE_MAX * 5)).await;
+                note("suspect");
+            };
+            let other = async {
+                floor.shared().await.run(async { note("other") }).await;
+            };
+            tokio::join!(suspect, other);
+            assert_eq!(order.into_inner().unwrap(), expected);
+        }
+    }
+}
