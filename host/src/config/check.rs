@@ -149,6 +149,7 @@ fn positive(settings: &Settings) -> Result<(), Fault> {
         ("limits.queue_wait", limits.queue_wait),
         ("queue_options.lease", queue_options.lease),
         ("queue_options.store_ttl", queue_options.store_ttl),
+        ("queue_options.dead_age_max", queue_options.dead_age_max),
     ];
     if let Some((key, _)) = times.iter().chain(&too_long).find(|(_, time)| *time > DURATION_MAX) {
         return Err(Fault { key: (*key).to_owned(), reason: "must be at most 100 years".to_owned() });

@@ -216,6 +216,9 @@ pub struct QueueSettings {
     pub lease: Duration,
     /// Dead letters kept per partition.
     pub dead_max: usize,
+    /// How long dead letters are kept.
+    #[serde(with = "humantime_serde")]
+    pub dead_age_max: Duration,
     /// Default time to live of the plugins' stored values; "0s" = for ever.
     #[serde(with = "humantime_serde")]
     pub store_ttl: Duration,
@@ -230,6 +233,7 @@ impl Default for QueueSettings {
             confirm_timeout: Duration::from_secs(10),
             lease: Duration::from_secs(5),
             dead_max: 10_000,
+            dead_age_max: Duration::from_secs(30 * 24 * 3600),
             store_ttl: Duration::from_secs(30 * 24 * 3600),
         }
     }

@@ -304,6 +304,8 @@ pub struct QueueOptions {
     pub partition_held_max: usize,
     /// Dead letters kept per partition.
     pub dead_max: usize,
+    /// How long they are kept, at least; looked at when another one comes.
+    pub dead_age_max: Duration,
     /// Default time to live of the plugins' stored values; zero = none.
     pub store_ttl: Duration,
     /// The PHP package's outgoing lists that are served.
@@ -332,6 +334,7 @@ impl QueueOptions {
             lease: options.lease,
             partition_held_max: (settings.worker.held_max() / 4).max(1),
             dead_max: options.dead_max,
+            dead_age_max: options.dead_age_max,
             store_ttl: options.store_ttl,
             php_lists,
             php_item_bytes_max: usize::try_from(item_max.as_u64()).unwrap_or(usize::MAX),

@@ -128,6 +128,7 @@ pub(super) fn options() -> QueueOptions {
         lease: Duration::from_secs(1),
         partition_held_max: 1_000,
         dead_max: 100,
+        dead_age_max: Duration::from_secs(3600),
         store_ttl: Duration::ZERO,
         php_item_bytes_max: 64 << 10,
     }

@@ -21,6 +21,7 @@ on_both!(
     a_suspects_lonely_starts_are_counted,
     later_comes_back_with_its_attempts,
     dead_is_recorded,
+    old_dead_letters_go_when_another_comes,
     a_scheduled_job_comes_in_its_time,
     a_full_partition_refuses,
 );
@@ -183,6 +184,27 @@ async fn later_comes_back_with_its_attempts(backend: Backend) {
     assert!(started.elapsed() >= delay - Duration::from_millis(5), "came after {:?}", started.elapsed());
     consumer.settle(taken.receipt, Verdict::Done).await.unwrap();
     assert!(consumer.take(1).await.unwrap().is_empty());
+}
+
+async fn old_dead_letters_go_when_another_comes(backend: Backend) {
+    let mut options = super::backend::options();
+    (options.partitions, options.dead_age_max) = (1, Duration::from_millis(100));
+    let brief = match &backend.server {
+        Some(server) => Backend::on(Arc::clone(server), options),
+        None => Backend::in_memory(options),
+    };
+    let consumer = brief.consumer().await;
+    let session = session(&NodeId::random().unwrap());
+    for sequence in [1, 2] {
+        brief.offer(job(&session, sequence)).await;
+        let taken = take(&consumer, 1).await.remove(0);
+        let verdict = Verdict::Dead { job: Box::new(taken.job), reason: "no use".to_owned(), version: String::new() };
+        consumer.settle(taken.receipt, verdict).await.unwrap();
+        brief.queue.outbox.flush().await.unwrap();
+        assert_eq!(brief.dead_letters().last().map(|(action, _)| action.clone()), Some(format!("a{sequence}")));
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    assert_eq!(brief.dead_letters().len(), 1);
 }
 
 async fn dead_is_recorded(backend: Backend) {

@@ -27,7 +27,7 @@ struct Partition {
     /// Starts of suspects that no end followed.
     alone: BTreeMap<u64, u32>,
     owner: Option<u64>,
-    dead: VecDeque<(Job, String)>,
+    dead: VecDeque<(Instant, Job, String)>,
 }
 
 struct State {
@@ -51,6 +51,7 @@ struct Shared {
     partition_jobs_max: usize,
     partition_held_max: usize,
     dead_max: usize,
+    dead_age_max: Duration,
 }
 
 impl State {
@@ -179,13 +180,14 @@ impl MemoryInbox {
             partition_jobs_max: options.partition_jobs_max.max(1),
             partition_held_max: options.partition_held_max.max(1),
             dead_max: options.dead_max.max(1),
+            dead_age_max: options.dead_age_max,
         }))
     }
 
     #[cfg(test)]
     pub(super) fn dead_letters(&self) -> Vec<(String, String)> {
         let state = self.0.lock();
-        state.partitions.iter().flat_map(|partition| &partition.dead).map(|(job, reason)| (job.action.clone(), reason.clone())).collect()
+        state.partitions.iter().flat_map(|partition| &partition.dead).map(|(_, job, reason)| (job.action.clone(), reason.clone())).collect()
     }
 }
 
@@ -306,8 +308,11 @@ impl Consumer for MemoryConsumer {
                 metrics::counter!("plugsocket_jobs_dead_total").increment(1);
                 let mut state = self.shared.lock();
                 if let Some((partition, _)) = state.partition(&receipt) {
-                    partition.dead.push_back((*job, reason));
-                    if partition.dead.len() > self.shared.dead_max {
+                    partition.dead.push_back((Instant::now(), *job, reason));
+                    let is_old = |dead: &VecDeque<(Instant, Job, String)>| {
+                        dead.front().is_some_and(|(since, ..)| since.elapsed() > self.shared.dead_age_max)
+                    };
+                    while partition.dead.len() > self.shared.dead_max || is_old(&partition.dead) {
                         partition.dead.pop_front();
                     }
                 }

@@ -254,7 +254,8 @@ impl RedisConsumer {
         let keys = self.redis.connector.keys();
         let mut command = evalsha(&DEAD, 2);
         command.arg(keys.dead(receipt.partition)).arg(keys.incoming(receipt.partition));
-        command.arg(self.redis.options.dead_max).arg(&receipt.entry).arg(GROUP).arg(fields);
+        let age_max = u64::try_from(self.redis.options.dead_age_max.as_millis()).unwrap_or(u64::MAX);
+        command.arg(self.redis.options.dead_max).arg(age_max).arg(&receipt.entry).arg(GROUP).arg(fields);
         command.arg("reason").arg(reason).arg("attempts").arg(attempts).arg("version").arg(version);
         let done = self.settlement(receipt.partition, &receipt.entry);
         self.redis.batcher.send(Write::Command { command, done }).await

@@ -20,6 +20,7 @@ fn options() -> QueueOptions {
         lease: Duration::from_secs(5),
         partition_held_max: 1_000,
         dead_max: 10,
+        dead_age_max: Duration::from_secs(60),
         store_ttl: Duration::ZERO,
         php_lists: Vec::new(),
         php_item_bytes_max: 1024,
