@@ -12,7 +12,7 @@ use super::load::{ConfigError, Override, load, load_text};
 use super::settings::Settings;
 
 /// A file that reads the same after this long is at rest.
-const REST: Duration = Duration::from_millis(50);
+const REST: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 50 });
 /// Looks at a file that does not come to rest before it is taken as it is.
 const REST_LOOKS_MAX: usize = 20;
 
@@ -195,7 +195,7 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         let write = async {
             for text in ["[actions]\n", "[actions]\na = \"chat\"\n", "[actions]\na = \"chat\"\nb = \"chat\"\nc = \"chat\""] {
-                sleep(REST / 2).await;
+                sleep(REST / 20).await;
                 std::fs::write(&path, text).unwrap();
                 assert_eq!(seen.load().actions.len(), 2, "nothing half written is applied");
             }
