@@ -8,6 +8,7 @@ mod bad_input;
 mod config;
 mod crash;
 mod drain;
+mod faults;
 mod flow;
 mod hostile;
 mod page;

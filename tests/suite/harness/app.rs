@@ -29,7 +29,11 @@ impl App {
 
     /// As [`Self::start`], with other settings.
     pub fn start_with(servers: usize, workers: usize, change: impl FnOnce(Config) -> Config) -> Self {
-        let redis = Redis::start();
+        Self::start_on(Redis::start(), servers, workers, change)
+    }
+
+    /// As [`Self::start_with`], on this Redis.
+    pub fn start_on(redis: Redis, servers: usize, workers: usize, change: impl FnOnce(Config) -> Config) -> Self {
         let config = change(Config::chat(&redis.url()).with("log_level", "info"));
         plugin::install(&plugin::chat(), &config.plugins_dir(), "chat");
         let servers: Vec<_> = (0..servers).map(|_| Process::server(&config)).collect();

@@ -9,6 +9,7 @@ pub mod load;
 pub mod plugin;
 pub mod process;
 pub mod redis;
+pub mod sequence;
 
 use std::time::Duration;
 

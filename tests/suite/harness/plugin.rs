@@ -55,21 +55,25 @@ pub fn chat_tagged(tag: &str) -> PathBuf {
     install_bytes(&library, &folder, "chat")
 }
 
-/// Builds a plugin from its one source file, on the SDK of this workspace, and gives back the library's content.
+/// Builds a plugin from its one source file, on the SDK of this workspace, and gives back the library's content. Built again only when
+/// something has changed.
 ///
 /// # Panics
 /// When it can't be built.
 pub fn from_source(name: &str, source: &str) -> Vec<u8> {
-    let dir = tempfile::tempdir().unwrap();
+    let folder = env::current_exe().unwrap().ancestors().nth(3).unwrap().join("suite/sources").join(name);
     let sdk = workspace().join("plugin-api");
     let manifest = format!(
         "[package]\nname = \"{name}\"\nversion = \"0.0.1\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n\
-         [dependencies]\nplugsocket-plugin = {{ path = {sdk:?} }}\nserde = {{ version = \"1\", features = [\"derive\"] }}\n"
+         [dependencies]\nplugsocket-plugin = {{ path = {sdk:?} }}\nserde = {{ version = \"1\", features = [\"derive\"] }}\n[workspace]\n"
     );
-    fs::create_dir(dir.path().join("src")).unwrap();
-    fs::write(dir.path().join("Cargo.toml"), manifest).unwrap();
-    fs::write(dir.path().join("src/lib.rs"), source).unwrap();
-    fs::read(build(dir.path(), name)).unwrap()
+    fs::create_dir_all(folder.join("src")).unwrap();
+    for (file, text) in [("Cargo.toml", manifest.as_str()), ("src/lib.rs", source)] {
+        if fs::read_to_string(folder.join(file)).ok().as_deref() != Some(text) {
+            fs::write(folder.join(file), text).unwrap();
+        }
+    }
+    fs::read(build(&folder, name)).unwrap()
 }
 
 /// Builds the plugin crate in `folder`, which may be outside of the workspace, and gives back its library.

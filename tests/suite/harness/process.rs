@@ -44,6 +44,13 @@ impl Process {
         Self::binary("worker", env!("CARGO_BIN_EXE_plugsocket-worker"), &["--config", config.path()])
     }
 
+    /// Starts `plugsocket-worker` with a config file and more environment.
+    pub fn worker_with(config: &Config, environment: &[(&str, &str)]) -> Self {
+        let mut command = Self::command(env!("CARGO_BIN_EXE_plugsocket-worker"), &["--config", config.path()]);
+        command.envs(environment.iter().copied());
+        Self::spawn("worker", command)
+    }
+
     /// Starts `plugsocket dev` with a config file.
     pub fn dev(config: &Config) -> Self {
         Self::tool(&["dev", "--config", config.path()])
@@ -62,12 +69,16 @@ impl Process {
     }
 
     fn binary(name: &str, path: &str, args: &[&str]) -> Self {
+        Self::spawn(name, Self::command(path, args))
+    }
+
+    fn command(path: &str, args: &[&str]) -> Command {
         let mut command = Command::new(path);
         command.args(args).env("RUST_BACKTRACE", "1");
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PLUGSOCKET_")) {
             command.env_remove(name); // Overrides of the person who runs the tests are not part of them.
         }
-        Self::spawn(name, command)
+        command
     }
 
     /// Starts any command; its two output streams are read line by line into one buffer.
@@ -86,6 +97,16 @@ impl Process {
     /// The process's id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The memory it has resident, in MiB.
+    ///
+    /// # Panics
+    /// When it can't be read: the process has ended, or this is not Linux.
+    pub fn resident_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() / 1024
     }
 
     /// The lines so far; also a mark for [`Self::wait_line_after`] by its length.

@@ -1,0 +1,1 @@
+//! The PHP package's lists, served by several servers at once.
