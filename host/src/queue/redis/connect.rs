@@ -16,6 +16,7 @@ use super::keys::{FORMAT_VERSION, Keys};
 use super::pauses::{Backoff, REMIND_INTERVAL};
 use super::scripts;
 use crate::queue::{Health, QueueError, QueueOptions};
+use crate::wire::ids::NodeId;
 
 /// Longest time one ordinary command may take before its connection counts as broken.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -55,6 +56,8 @@ pub(super) struct Connector {
     partitions_wanted: u32,
     /// As stored in Redis; 0 until the first connection.
     partitions: AtomicU32,
+    /// Names the data in Redis: another name means that what was there is gone.
+    data: Mutex<String>,
     status: watch::Sender<Status>,
     health: watch::Sender<Health>,
     calls: Mutex<Option<MultiplexedConnection>>,
@@ -85,6 +88,7 @@ impl Connector {
             keys,
             partitions_wanted: options.partitions.max(1),
             partitions: AtomicU32::new(0),
+            data: Mutex::default(),
             status: watch::channel(Status::Connecting).0,
             health,
             calls: Mutex::new(None),
@@ -279,7 +283,8 @@ impl Connector {
         let mut pipeline = redis::Pipeline::new();
         pipeline.cmd("HSETNX").arg(&key).arg("partitions").arg(self.partitions_wanted);
         pipeline.cmd("HSETNX").arg(&key).arg("format").arg(FORMAT_VERSION);
-        pipeline.cmd("HMGET").arg(&key).arg("partitions").arg("format");
+        pipeline.cmd("HSETNX").arg(&key).arg("data").arg(random_name()?);
+        pipeline.cmd("HMGET").arg(&key).arg("partitions").arg("format").arg("data");
         let answers = connection
             .send_packed_commands(&pipeline, 0, pipeline.len())
             .await
@@ -302,6 +307,12 @@ impl Connector {
             );
         }
         self.partitions.store(partitions, Ordering::Relaxed);
+        let data = values.get(2).map(text).unwrap_or_default();
+        let known = std::mem::replace(&mut *self.data.lock().unwrap_or_else(std::sync::PoisonError::into_inner), data.clone());
+        if !known.is_empty() && known != data {
+            metrics::counter!("plugsocket_queue_losses_total").increment(1);
+            tracing::error!("Redis lost the app's keys (flushed, or restarted without its data): what waited in it is gone; they are made again");
+        }
         Ok(())
     }
 
@@ -316,7 +327,6 @@ impl Connector {
             match self.probe(&mut connection).await {
                 Ok(true) => {}
                 Ok(false) => {
-                    tracing::error!("Redis lost the app's keys (flushed, or restarted without persistence); they are made again");
                     if let Err(error) = self.read_config(&mut connection).await {
                         return error.to_string();
                     }
@@ -326,16 +336,19 @@ impl Connector {
         }
     }
 
-    /// Whether the app's keys are there, on a server that takes writes: one that became a replica, or can't write to its disk, refuses them
+    /// Whether the app's data is the known one, on a server that takes writes: one that became a replica, or can't write to its disk, refuses them
     /// though it answers. PERSIST changes nothing, and is allowed on a full Redis.
     async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<bool, String> {
         let mut pipeline = redis::Pipeline::new();
         pipeline.cmd("PERSIST").arg(self.keys.config());
-        pipeline.cmd("HEXISTS").arg(self.keys.config()).arg("partitions");
+        pipeline.cmd("HGET").arg(self.keys.config()).arg("data");
         let answers = connection.send_packed_commands(&pipeline, 0, 2).await.map_err(|error| error.to_string())?;
         match answers.iter().find_map(|answer| if let Value::ServerError(error) = answer { Some(error) } else { None }) {
             Some(error) => Err(error.to_string()),
-            None => Ok(answers.get(1) == Some(&Value::Int(1))),
+            None => {
+                let known = self.data.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                Ok(answers.get(1).map(text).is_some_and(|data| data == *known))
+            }
         }
     }
 }
@@ -351,6 +364,11 @@ fn remind(status: &Status, told: &mut Option<(Status, time::Instant)>) {
         Status::Connecting | Status::Up => {}
     }
     *told = Some((status.clone(), time::Instant::now()));
+}
+
+/// A name that nothing else has.
+fn random_name() -> Result<String, QueueError> {
+    NodeId::random().map(|id| id.to_string()).map_err(|error| QueueError::Unreachable(format!("no random numbers: {error}")))
 }
 
 fn check_policy(info: &str) -> Result<(), QueueError> {
