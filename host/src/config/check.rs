@@ -7,6 +7,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::settings::Settings;
 use crate::wire::codes::SYSTEM_ACTIONS;
+use crate::wire::job::JOB_DATA_BYTES_MAX;
 
 const PARTITIONS_MAX: u32 = 4096;
 const THREADS_MAX: usize = 1024;
@@ -90,6 +91,9 @@ pub(super) fn check(settings: &Settings) -> Result<(), Fault> {
     }
     if settings.limits.outgoing_max.as_u64() < OUTGOING_MIN {
         return fault("limits.outgoing_max", "must be at least 1KiB");
+    }
+    if settings.limits.frame_in_max.as_u64() > JOB_DATA_BYTES_MAX as u64 {
+        return fault("limits.frame_in_max", "must be at most 16MiB");
     }
     positive(settings)
 }

@@ -41,6 +41,11 @@ pub struct Job {
 /// Names of the stream fields, in the order they are written.
 pub const JOB_FIELDS: [&str; 8] = ["c", "u", "a", "s", "t", "i", "m", "d"];
 
+/// Longest data of a job, in bytes; far above what a client's frame may hold by default.
+pub const JOB_DATA_BYTES_MAX: usize = 16 << 20;
+/// Longest other field; names and ids are much shorter.
+const FIELD_BYTES_MAX: usize = 16 << 10;
+
 /// Why a stream entry is no job.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -116,6 +121,12 @@ impl Job {
         for (name, value) in fields {
             if let Some(index) = JOB_FIELDS.iter().position(|field| field.as_bytes() == name) {
                 found[index] = Some(value);
+            }
+        }
+        for (field, value) in JOB_FIELDS.into_iter().zip(&found) {
+            let (size, limit) = (value.map_or(0, <[u8]>::len), if field == "d" { JOB_DATA_BYTES_MAX } else { FIELD_BYTES_MAX });
+            if size > limit {
+                return Err(JobError::Bad { field, reason: format!("it has {size} bytes, the limit is {limit}") });
             }
         }
         let bytes = |index: usize| found[index].ok_or(JobError::Missing(JOB_FIELDS[index]));

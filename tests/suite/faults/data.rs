@@ -2,20 +2,21 @@
 
 use std::time::Instant;
 
-use plugsocket::wire::ids::SessionId;
+use plugsocket::wire::ids::{NodeId, SessionId};
 use serde_json::json;
 
 use super::{STEADY, load, start};
-use crate::harness::sequence;
 use crate::harness::app::App;
 use crate::harness::redis::Redis;
+use crate::harness::sequence;
 use crate::harness::{PATIENCE, eventually};
 
 const PARTITIONS: u32 = 8;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_of_the_wrong_type_hurts_no_other_and_heals() {
-    let app = App::start_on(Redis::start(), 1, 1, |config| sequence::with_tracer(config).with("queue_options.partitions", i64::from(PARTITIONS)));
+    let app =
+        App::start_on(Redis::start(), 1, 1, |config| sequence::with_tracer(config).with("queue_options.partitions", i64::from(PARTITIONS)));
     let running = load(&app, |plan| plan.interval *= 2).await;
     let key = "ps:{plugsocket:p3}:in";
     let broken = Instant::now();
@@ -35,7 +36,8 @@ async fn a_partition_of_the_wrong_type_hurts_no_other_and_heals() {
     report.assert_sound();
     assert!(report.errors.keys().eq(["busy"]), "{report}");
     // SET itself throws away what waited there.
-    let in_it = |(index, sent): &(usize, Instant)| SessionId::parse(&report.ids[index]).unwrap().partition(PARTITIONS) == 3 && *sent < broken;
+    let in_it =
+        |(index, sent): &(usize, Instant)| SessionId::parse(&report.ids[index]).unwrap().partition(PARTITIONS) == 3 && *sent < broken;
     assert!(report.lost.iter().all(in_it), "{report}");
 }
 
@@ -44,7 +46,7 @@ async fn entries_that_are_no_jobs_are_set_aside_and_their_neighbours_run() {
     let app = start(1, 1);
     let running = load(&app, |plan| plan.interval *= 2).await;
     let fields = |change: fn(&mut Vec<(&str, String)>)| {
-        let meta = json!({"session": "abcdefghijkm.abcdefghijkmnpqrstuvwxyz"}).to_string();
+        let meta = json!({"session": SessionId::random(&NodeId::random().unwrap()).unwrap().as_str()}).to_string();
         let mut fields: Vec<(&str, String)> = [("c", "c"), ("u", ""), ("a", "trace"), ("s", "1"), ("t", "1"), ("i", ""), ("d", "{}")]
             .map(|(name, value)| (name, value.to_owned()))
             .into();
@@ -67,15 +69,18 @@ async fn entries_that_are_no_jobs_are_set_aside_and_their_neighbours_run() {
         command.extend(entry.iter().flat_map(|(name, value)| [*name, value.as_str()]));
         app.redis.cli(&command);
     }
+    let huge = "redis.call('XADD', KEYS[1], '*', 'c', 'c', 'm', '{}', 'd', string.rep('1', 20000000))";
+    app.redis.cli(&["EVAL", huge, "1", key]);
     let dead = "ps:{plugsocket:p5}:dead";
-    eventually("dead letters", PATIENCE, async || app.redis.cli(&["XLEN", dead]) == bad.len().to_string()).await;
+    let count = (bad.len() + 1).to_string();
+    eventually("dead letters", PATIENCE, async || app.redis.cli(&["XLEN", dead]) == count).await;
     running.go_on(STEADY / 2).await;
     let report = running.finish("entries that are no jobs").await;
     println!("{report}");
     report.assert_nothing_lost();
     assert!(report.errors.is_empty(), "{report}");
     let letters = app.redis.cli(&["XRANGE", dead, "-", "+"]);
-    for (reason, _) in &bad {
+    for reason in bad.iter().map(|(reason, _)| *reason).chain(["field `d` can't be read: it has 20000000 bytes"]) {
         assert!(letters.contains(reason), "no {reason} in {letters:.2000}");
     }
     assert!(letters.len() < 100_000, "what is too large is not kept whole: {} bytes", letters.len());

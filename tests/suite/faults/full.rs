@@ -15,7 +15,8 @@ async fn a_full_redis_refuses_drains_and_serves_again() {
     let mut app = start_on(&["--maxmemory", "24mb"], 1, 0);
     let running = begin(&app, |plan| (plan.connections, plan.padding, plan.patience) = (100, 8 << 10, Duration::from_secs(10))).await;
     let mut resident = 0;
-    let mut watch = |processes: &[&Process]| resident = processes.iter().map(|process| process.resident_mib()).chain([resident]).max().unwrap();
+    let mut watch =
+        |processes: &[&Process]| resident = processes.iter().map(|process| process.resident_mib()).chain([resident]).max().unwrap();
     eventually("clients that are told busy", START_PATIENCE, async || {
         watch(&[&app.servers[0]]);
         running.refused() > 500

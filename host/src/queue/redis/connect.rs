@@ -311,7 +311,9 @@ impl Connector {
         let known = std::mem::replace(&mut *self.data.lock().unwrap_or_else(std::sync::PoisonError::into_inner), data.clone());
         if !known.is_empty() && known != data {
             metrics::counter!("plugsocket_queue_losses_total").increment(1);
-            tracing::error!("Redis lost the app's keys (flushed, or restarted without its data): what waited in it is gone; they are made again");
+            tracing::error!(
+                "Redis lost the app's keys (flushed, or restarted without its data): what waited in it is gone; they are made again"
+            );
         }
         Ok(())
     }

@@ -28,6 +28,10 @@ use crate::wire::job::{JOB_FIELDS, Job};
 /// Jobs held beyond what was asked for, when many partitions answer one read.
 const SURPLUS_MAX: usize = 1024;
 const CLAIM_COUNT: usize = 200;
+/// How long a partition is left alone that can't be read.
+const BAD_KEY_PAUSE: Duration = Duration::from_secs(1);
+/// What is kept of each field of an entry that is no job.
+const GARBAGE_FIELD_BYTES_MAX: usize = 4 << 10;
 /// How long leaving waits for settlements on their way.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 const LEAVE_INTERVAL: Duration = Duration::from_millis(50);
@@ -94,8 +98,7 @@ impl RedisConsumer {
         let mut connection = self.connect(reader).await?;
         let plan = self.holdings.plan();
         if !plan.recover.is_empty() {
-            self.create_groups(&plan.recover).await?;
-            for (partition, recovery) in plan.recover {
+            for (partition, recovery) in self.create_groups(plan.recover).await? {
                 self.recover(&mut connection, partition, recovery, &mut reader.surplus).await?;
                 self.holdings.recovered(partition);
             }
@@ -138,12 +141,28 @@ impl RedisConsumer {
         Ok(())
     }
 
-    async fn create_groups(&self, partitions: &[(u32, Recovery)]) -> Result<(), QueueError> {
+    /// Makes the groups that are not there; answers the partitions that can be read. The others are paused: one bad key must not hold up
+    /// the rest, and it heals when somebody removes it.
+    async fn create_groups(&self, mut partitions: Vec<(u32, Recovery)>) -> Result<Vec<(u32, Recovery)>, QueueError> {
         let mut command = evalsha(&GROUPS, partitions.len());
-        for (partition, _) in partitions {
+        for (partition, _) in &partitions {
             command.arg(self.redis.connector.keys().incoming(*partition));
         }
-        self.redis.connector.call(command.arg(GROUP)).await.map(drop)
+        let answer = self.redis.connector.call(command.arg(GROUP)).await?;
+        let Value::Array(errors) = answer else { return Err(QueueError::Refused(format!("groups script answered {answer:?}"))) };
+        let mut errors = errors.iter().map(text);
+        partitions.retain(|(partition, _)| {
+            let error = errors.next().unwrap_or_default();
+            if error.is_empty() {
+                return true;
+            }
+            self.holdings.pause(*partition, BAD_KEY_PAUSE);
+            metrics::counter!("plugsocket_partitions_unreadable_total").increment(1);
+            let key = self.redis.connector.keys().incoming(*partition);
+            tracing::error!(partition, error, "a partition can't be read; when its key is not a stream, remove it: DEL '{key}'");
+            false
+        });
+        Ok(partitions)
     }
 
     /// Claims everything that is pending in a partition, whoever's it was.
@@ -235,7 +254,7 @@ impl RedisConsumer {
             Err(error) => {
                 metrics::counter!("plugsocket_jobs_garbage_total").increment(1);
                 tracing::error!(partition, entry, %error, "queue entry is no job; set aside");
-                let flat: Vec<&[u8]> = fields.iter().flat_map(|(name, value)| [&name[..], &value[..]]).collect();
+                let flat: Vec<&[u8]> = fields.iter().flat_map(|(name, value)| [beginning(name), beginning(value)]).collect();
                 self.set_aside(&Receipt { partition, entry, delivery: 0 }, &flat, &error.to_string(), 0, "").await
             }
         }
@@ -364,6 +383,10 @@ impl Drop for RedisConsumer {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+fn beginning(field: &[u8]) -> &[u8] {
+    &field[..field.len().min(GARBAGE_FIELD_BYTES_MAX)]
 }
 
 fn raw_entry(value: &Value) -> Option<RawEntry> {

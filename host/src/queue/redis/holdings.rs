@@ -30,6 +30,8 @@ struct Owned {
     recovery: Recovery,
     releasing: bool,
     reading: bool,
+    /// It can't be read; tried again then.
+    paused_until: Option<Instant>,
     entries: HashMap<String, InHand>,
 }
 
@@ -100,7 +102,14 @@ impl Holdings {
         for (partition, epoch) in grants {
             state.owned.entry(*partition).or_insert_with(|| {
                 changed = true;
-                Owned { epoch: *epoch, recovery: Recovery::TakeOver, releasing: false, reading: false, entries: HashMap::new() }
+                Owned {
+                    epoch: *epoch,
+                    recovery: Recovery::TakeOver,
+                    releasing: false,
+                    reading: false,
+                    paused_until: None,
+                    entries: HashMap::new(),
+                }
             });
         }
         let mut keep = quota;
@@ -139,10 +148,12 @@ impl Holdings {
             return plan;
         }
         for (partition, owned) in &mut state.owned {
+            let is_paused = owned.paused_until.is_some_and(|until| until > Instant::now());
             // One lane that is flooded must not take the room of all the others.
-            if owned.releasing || owned.entries.len() >= self.held_max {
+            if owned.releasing || is_paused || owned.entries.len() >= self.held_max {
                 continue;
             }
+            owned.paused_until = None;
             owned.reading = true;
             match owned.recovery {
                 Recovery::Nothing => plan.read.push(*partition),
@@ -172,6 +183,13 @@ impl Holdings {
     pub(super) fn recovered(&self, partition: u32) {
         if let Some(owned) = self.lock().owned.get_mut(&partition) {
             owned.recovery = Recovery::Nothing;
+        }
+    }
+
+    /// Leaves a partition out of what is read for a while, and recovers it then.
+    pub(super) fn pause(&self, partition: u32, pause: Duration) {
+        if let Some(owned) = self.lock().owned.get_mut(&partition) {
+            owned.paused_until = Some(Instant::now() + pause);
         }
     }
 
@@ -332,6 +350,18 @@ mod tests {
         let delivery = holdings.take(0, "1-0", &session, 1).unwrap();
         assert!(!holdings.may_start(0, "1-0", delivery));
         assert!(holdings.plan().recover.is_empty());
+    }
+
+    #[test]
+    fn a_paused_partition_holds_up_no_other() {
+        let holdings = Holdings::new(Duration::from_secs(60), 100);
+        holdings.renewed(Instant::now(), 2, &[(0, 1), (1, 2)]);
+        holdings.recovered(1);
+        holdings.pause(0, Duration::from_secs(60));
+        let plan = holdings.plan();
+        assert_eq!((plan.recover, plan.read), (vec![], vec![1]));
+        holdings.pause(0, Duration::ZERO);
+        assert_eq!(holdings.plan().recover, [(0, Recovery::TakeOver)]);
     }
 
     #[test]

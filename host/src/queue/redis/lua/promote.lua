@@ -6,9 +6,9 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local moved, next_due = 0, -1
-for k = 1, #KEYS, 3 do
+local function promote(later, incoming, dead)
   local room = tonumber(ARGV[1]) - moved
-  local due = room > 0 and redis.call('ZRANGEBYSCORE', KEYS[k], '-inf', now, 'LIMIT', 0, room) or {}
+  local due = room > 0 and redis.call('ZRANGEBYSCORE', later, '-inf', now, 'LIMIT', 0, room) or {}
   for _, member in ipairs(due) do
     local good, values = pcall(cjson.decode, member)
     local fields = {}
@@ -21,17 +21,21 @@ for k = 1, #KEYS, 3 do
       end
     end
     if #fields == 2 * (#ARGV - 2) then
-      redis.call('XADD', KEYS[k + 1], '*', unpack(fields))
+      redis.call('XADD', incoming, '*', unpack(fields))
     else
-      redis.call('XADD', KEYS[k + 2], 'MAXLEN', '~', ARGV[2], '*', 'raw', member, 'reason', 'no scheduled job', 'attempts', '0', 'version', '')
+      redis.call('XADD', dead, 'MAXLEN', '~', ARGV[2], '*', 'raw', member, 'reason', 'no scheduled job', 'attempts', '0', 'version', '')
     end
-    redis.call('ZREM', KEYS[k], member)
+    redis.call('ZREM', later, member)
     moved = moved + 1
   end
-  local first = redis.call('ZRANGE', KEYS[k], 0, 0, 'WITHSCORES')
+  local first = redis.call('ZRANGE', later, 0, 0, 'WITHSCORES')
   if first[2] then
     local wait = math.max(0, math.ceil(tonumber(first[2]) - now))
     if next_due < 0 or wait < next_due then next_due = wait end
   end
+end
+for k = 1, #KEYS, 3 do
+  -- A key of the wrong type must not hold up the other partitions; its own jobs stay where they are.
+  pcall(promote, KEYS[k], KEYS[k + 1], KEYS[k + 2])
 end
 return {moved, next_due}
