@@ -305,7 +305,8 @@ impl Report {
     fn count(&mut self, tally: &Tally) {
         for sent in &tally.sent {
             self.sent += 1;
-            self.accepted += u64::from(sent.accepted);
+            // The answer may come before the receipt, and be the last thing that is waited for.
+            self.accepted += u64::from(sent.accepted || matches!(sent.answer, Some((_, None))));
             match &sent.answer {
                 Some((_, Some(code))) => *self.errors.entry(code.clone()).or_default() += 1,
                 Some(_) => self.done += 1,

@@ -20,6 +20,7 @@ use super::holdings::{Holdings, Recovery};
 use super::inbox::{later_command, later_member};
 use super::keys::GROUP;
 use super::lease::Lease;
+use super::pauses::Complaint;
 use super::scripts::{CONSUMERS, DEAD, GROUPS, SUSPECT, evalsha};
 use crate::queue::{Consumer, QueueError, Receipt, Taken, Verdict};
 use crate::wire::ids::NodeId;
@@ -54,6 +55,8 @@ struct Reader {
     active: usize,
     /// A read began and its end was not seen: the caller dropped it.
     interrupted: bool,
+    /// About partitions that can't be read.
+    complaint: Complaint,
 }
 
 /// What is known of entries that were pending for somebody.
@@ -98,7 +101,7 @@ impl RedisConsumer {
         let mut connection = self.connect(reader).await?;
         let plan = self.holdings.plan();
         if !plan.recover.is_empty() {
-            for (partition, recovery) in self.create_groups(plan.recover).await? {
+            for (partition, recovery) in self.create_groups(plan.recover, &mut reader.complaint).await? {
                 self.recover(&mut connection, partition, recovery, &mut reader.surplus).await?;
                 self.holdings.recovered(partition);
             }
@@ -143,7 +146,11 @@ impl RedisConsumer {
 
     /// Makes the groups that are not there; answers the partitions that can be read. The others are paused: one bad key must not hold up
     /// the rest, and it heals when somebody removes it.
-    async fn create_groups(&self, mut partitions: Vec<(u32, Recovery)>) -> Result<Vec<(u32, Recovery)>, QueueError> {
+    async fn create_groups(
+        &self,
+        mut partitions: Vec<(u32, Recovery)>,
+        complaint: &mut Complaint,
+    ) -> Result<Vec<(u32, Recovery)>, QueueError> {
         let mut command = evalsha(&GROUPS, partitions.len());
         for (partition, _) in &partitions {
             command.arg(self.redis.connector.keys().incoming(*partition));
@@ -158,8 +165,10 @@ impl RedisConsumer {
             }
             self.holdings.pause(*partition, BAD_KEY_PAUSE);
             metrics::counter!("plugsocket_partitions_unreadable_total").increment(1);
-            let key = self.redis.connector.keys().incoming(*partition);
-            tracing::error!(partition, error, "a partition can't be read; when its key is not a stream, remove it: DEL '{key}'");
+            if complaint.is_due() {
+                let key = self.redis.connector.keys().incoming(*partition);
+                tracing::error!(partition, error, "a partition can't be read; when its key is not a stream, remove it: DEL '{key}'");
+            }
             false
         });
         Ok(partitions)
