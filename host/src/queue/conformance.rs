@@ -3,6 +3,7 @@
 mod backend;
 mod faults;
 mod incoming;
+mod model;
 mod outgoing;
 mod redis_only;
 mod stored;

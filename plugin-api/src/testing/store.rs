@@ -75,7 +75,9 @@ impl StoreMock {
     fn add(&mut self, key: String, by: i64) -> Result<StoreAnswer, RejectWire> {
         let number: i64 = match self.text(&key)? {
             None => 0,
-            Some(text) => text.parse().map_err(|_| wrong_type(&key, "no integer"))?,
+            Some(text) => {
+                text.parse().ok().filter(|number: &i64| number.to_string() == text).ok_or_else(|| wrong_type(&key, "no integer"))?
+            }
         };
         let sum = number.checked_add(by).ok_or_else(|| wrong_type(&key, "too large to add to"))?;
         let until = self.entries.get(&key).and_then(|entry| entry.until);

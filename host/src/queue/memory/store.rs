@@ -53,7 +53,9 @@ impl MemoryStore {
             StoreRequest::Add { by, .. } => {
                 let held = values.entry(key).or_insert_with(|| Held { value: Value::Text("0".to_owned()), until: self.until(None) });
                 let Value::Text(text) = &mut held.value else { return Err(wrong_kind()) };
-                let present: i64 = text.parse().map_err(|_| QueueError::Invalid("stored value is not an integer".to_owned()))?;
+                // As Redis reads integers: "07" and "+7" are text.
+                let present = text.parse::<i64>().ok().filter(|present| present.to_string() == *text);
+                let present = present.ok_or_else(|| QueueError::Invalid("stored value is not an integer".to_owned()))?;
                 let sum = present.checked_add(by).ok_or_else(|| QueueError::Invalid("sum would overflow".to_owned()))?;
                 *text = sum.to_string();
                 Ok(StoreAnswer::Number(sum))

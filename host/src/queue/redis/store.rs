@@ -47,7 +47,9 @@ impl Redis {
             }
             StoreRequest::Range { key: name, count } => {
                 command = redis::cmd("LRANGE");
-                command.arg(key(name)).arg(-i64::from(*count)).arg(-1);
+                // The last 0 would be all; an empty range still tells a value of another kind.
+                let (first, last) = if *count == 0 { (1, 0) } else { (-i64::from(*count), -1) };
+                command.arg(key(name)).arg(first).arg(last);
             }
             StoreRequest::Expire { key: name, ttl_ms } => {
                 command = redis::cmd("PEXPIRE");
@@ -69,9 +71,6 @@ impl Redis {
 impl Store for Redis {
     async fn run(&self, plugin: &str, request: StoreRequest) -> Result<StoreAnswer, QueueError> {
         check_store_request(&request)?;
-        if matches!(request, StoreRequest::Range { count: 0, .. }) {
-            return Ok(StoreAnswer::Values(Vec::new()));
-        }
         let answer = self.connector.call(&self.store_command(plugin, &request)).await.map_err(|error| match error {
             // Errors from inside a script carry their code in the text.
             QueueError::Refused(reason) if ["WRONGTYPE", "not an integer", "overflow"].iter().any(|part| reason.contains(part)) => {
