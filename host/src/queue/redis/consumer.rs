@@ -13,7 +13,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::Redis;
-use super::answers::{integer, server_error, text};
+use super::answers::{beginning, integer, raw_entry, server_error, text};
 use super::batch::{Done, Settlements, Write};
 use super::connect::{BLOCK, BLOCKING_TIMEOUT, Fence};
 use super::holdings::{Holdings, Recovery};
@@ -31,8 +31,6 @@ const SURPLUS_MAX: usize = 1024;
 const CLAIM_COUNT: usize = 200;
 /// How long a partition is left alone that can't be read.
 const BAD_KEY_PAUSE: Duration = Duration::from_secs(1);
-/// What is kept of each field of an entry that is no job.
-const GARBAGE_FIELD_BYTES_MAX: usize = 4 << 10;
 /// How long leaving waits for settlements on their way.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 const LEAVE_INTERVAL: Duration = Duration::from_millis(50);
@@ -66,9 +64,6 @@ struct Suspicion {
     /// Starts of suspects that no end followed.
     crashes: HashMap<String, u32>,
 }
-
-/// Entry id and its fields; no fields when it was deleted.
-type RawEntry = (String, Vec<(Vec<u8>, Vec<u8>)>);
 
 impl RedisConsumer {
     pub(super) async fn join(redis: Arc<Redis>, worker: NodeId) -> Result<Arc<Self>, QueueError> {
@@ -392,22 +387,4 @@ impl Drop for RedisConsumer {
     fn drop(&mut self) {
         self.stop.cancel();
     }
-}
-
-fn beginning(field: &[u8]) -> &[u8] {
-    &field[..field.len().min(GARBAGE_FIELD_BYTES_MAX)]
-}
-
-fn raw_entry(value: &Value) -> Option<RawEntry> {
-    let Value::Array(parts) = value else { return None };
-    let entry = text(parts.first()?);
-    let mut fields = Vec::new();
-    if let Some(Value::Array(flat)) = parts.get(1) {
-        for pair in flat.chunks_exact(2) {
-            if let [Value::BulkString(name), Value::BulkString(value)] = pair {
-                fields.push((name.clone(), value.clone()));
-            }
-        }
-    }
-    Some((entry, fields))
 }

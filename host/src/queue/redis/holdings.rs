@@ -269,6 +269,15 @@ impl Holdings {
         self.lock().owned.keys().copied().collect()
     }
 
+    /// Partitions and their epochs, while the lease on them holds.
+    pub(super) fn held(&self) -> Vec<(u32, u64)> {
+        let state = self.lock();
+        if !fresh(&state, self.start_within) {
+            return Vec::new();
+        }
+        state.owned.iter().map(|(partition, owned)| (*partition, owned.epoch)).collect()
+    }
+
     pub(super) fn unsettled(&self) -> usize {
         self.lock().owned.values().map(|owned| owned.entries.len()).sum()
     }

@@ -51,6 +51,11 @@ impl Keys {
         format!("ps:{{{}}}:epoch", self.app)
     }
 
+    /// There for one lease after all data was lost.
+    pub(super) fn quiet(&self) -> String {
+        format!("ps:{{{}}}:quiet", self.app)
+    }
+
     pub(super) fn config(&self) -> String {
         format!("ps:{{{}}}:cfg", self.app)
     }

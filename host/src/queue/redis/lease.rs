@@ -78,10 +78,11 @@ impl Lease {
     async fn call(&self, what: &str, released: &[u32]) -> Result<redis::Value, QueueError> {
         let connector = &self.redis.connector;
         let keys = connector.keys();
-        let mut command = evalsha(&LEASE, 3);
-        command.arg(keys.workers()).arg(keys.owners()).arg(keys.epoch());
+        let mut command = evalsha(&LEASE, 4);
+        command.arg(keys.workers()).arg(keys.owners()).arg(keys.epoch()).arg(keys.quiet());
         command.arg(self.worker.as_str()).arg(u64::try_from(self.redis.options.lease.as_millis()).unwrap_or(u64::MAX));
-        command.arg(connector.partitions()).arg(what);
+        let held: Vec<String> = self.holdings.held().into_iter().map(|(partition, epoch)| format!("{partition} {epoch}")).collect();
+        command.arg(connector.partitions()).arg(what).arg(held.join(" "));
         for partition in released {
             command.arg(*partition);
         }

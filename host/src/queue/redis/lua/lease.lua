@@ -1,7 +1,9 @@
 #!lua flags=allow-oom
 -- Renews a worker's lease, releases partitions, and claims free ones up to the worker's fair share (by rank: floor + remainder).
--- KEYS: workers (zset, lease ends in ms), owners (hash, partition -> "worker epoch"), epoch (counter)
--- ARGV: worker, lease in ms, partitions, "stay" or "leave", then the partitions to release
+-- After a loss of all data every worker still takes for its own what it had: for one lease nobody is given anything but that.
+-- KEYS: workers (zset, lease ends in ms), owners (hash, partition -> "worker epoch"), epoch (counter), quiet (there = data was lost)
+-- ARGV: worker, lease in ms, partitions, "stay" or "leave", "partition epoch partition epoch ..." that the worker takes for its own, then
+-- the partitions to release
 -- Returns: {quota, {partition, epoch, partition, epoch, ...} with what the worker owns now, ms until another worker's lease ends unless
 -- renewed, or -1 without another worker}
 local worker, lease, partitions = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -27,10 +29,22 @@ local function release(partition)
     owner[partition] = nil
   end
 end
-for i = 5, #ARGV do release(ARGV[i]) end
+for i = 6, #ARGV do release(ARGV[i]) end
 if ARGV[4] == 'leave' then
   for p = 0, partitions - 1 do release(tostring(p)) end
   return {0, {}, -1}
+end
+
+if ARGV[5] ~= '' and redis.call('EXISTS', KEYS[3]) == 0 then redis.call('SET', KEYS[4], '1', 'PX', lease) end
+local quiet = redis.call('EXISTS', KEYS[4]) == 1
+if quiet then
+  for name, number in string.gmatch(ARGV[5], '(%d+) (%d+)') do
+    if not owner[name] then
+      owner[name], epoch[name] = worker, number
+      redis.call('HSET', KEYS[2], name, worker .. ' ' .. number)
+      if tonumber(number) > tonumber(redis.call('GET', KEYS[3]) or '0') then redis.call('SET', KEYS[3], number) end
+    end
+  end
 end
 
 local live, next_end = {}, -1
@@ -60,10 +74,10 @@ for p = 0, partitions - 1 do
 end
 -- What this very call released is left for others: they come for it in their turn.
 local released = {}
-for i = 5, #ARGV do released[ARGV[i]] = true end
+for i = 6, #ARGV do released[ARGV[i]] = true end
 for p = 0, partitions - 1 do
   local name = tostring(p)
-  if count >= quota then break end
+  if quiet or count >= quota then break end
   if not released[name] and (not owner[name] or not alive[owner[name]]) then
     local number = redis.call('INCR', KEYS[3])
     redis.call('HSET', KEYS[2], name, worker .. ' ' .. number)
