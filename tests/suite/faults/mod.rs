@@ -15,7 +15,7 @@ use crate::harness::sequence::{self, Plan, Running};
 /// The workers' lease in these tests.
 const LEASE: Duration = Duration::from_secs(2);
 /// Messages that are handled before a fault and after it.
-const STEADY: u64 = 2_000;
+const STEADY: u64 = 1_500;
 
 /// As [`start`], on a Redis with these arguments.
 fn start_on(arguments: &[&str], servers: usize, workers: usize) -> App {

@@ -265,6 +265,17 @@ impl Tally {
     }
 }
 
+/// One run of a message.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub connection: u64,
+    pub number: u64,
+    /// The worker that ran it.
+    pub process: u64,
+    /// That worker's clock, milliseconds since the Unix epoch.
+    pub time: u64,
+}
+
 /// How it went. Each count is of messages unless said otherwise.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -295,8 +306,8 @@ pub struct Report {
     pub worst: Duration,
     /// Half of the answers came faster.
     pub median: Duration,
-    /// Runs in their order: connection, message, process.
-    pub runs: Vec<(u64, u64, u64)>,
+    /// Runs in their order.
+    pub runs: Vec<Run>,
     /// What the action sent, as each connection got it.
     pub pushes: HashMap<usize, Vec<Push>>,
 }
@@ -330,7 +341,7 @@ impl Report {
         for line in text.lines() {
             let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
             let (connection, number) = (numbers[0], numbers[1]);
-            self.runs.push((connection, number, numbers[2]));
+            self.runs.push(Run { connection, number, process: numbers[2], time: numbers[3] });
             if !ran.insert((connection, number)) {
                 self.ran_twice += 1;
                 continue;
