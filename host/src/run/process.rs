@@ -188,6 +188,9 @@ pub(super) fn server_readiness(sessions: Sessions, registry: &Arc<Registry>, que
         if sessions.is_draining() {
             reasons.push("draining".to_owned());
         }
+        if sessions.is_lost() {
+            reasons.push("this node was taken for dead and its connections were closed; another one is being announced".to_owned());
+        }
         if registry.handler().is_none() {
             reasons.push("no handler is live: clients can't register (`server.handler`)".to_owned());
         }

@@ -48,21 +48,28 @@ impl Gates {
 }
 
 /// Makes a session a member here and in the queue; `at_entry` runs before anything can be sent to it as a member. Closes an older session with
-/// the same public id, wherever it is.
+/// the same public id, wherever it is: of two that come at the same moment the queue says which is the newer one.
 ///
 /// # Errors
 /// [`QueueError`]: not announced, and no member here.
 pub(crate) async fn enter(node: &Node, entry: &Entry, at_entry: impl FnOnce()) -> Result<(), QueueError> {
     let previous = node.roster.announced(&entry.session);
-    let Ok(_guards) = timeout(GATE_TIMEOUT, node.gates.pass(&[Some(entry), previous.as_ref()])).await else {
-        return Err(QueueError::Unreachable("others wait for it already".to_owned()));
+    let admitted = timeout(GATE_TIMEOUT, async {
+        // Before that nothing reaches the node, and nobody would look for what it leaves behind.
+        node.hold.opened().await;
+        node.gates.pass(&[Some(entry), previous.as_ref()]).await
+    });
+    let Ok(_guards) = admitted.await else {
+        return Err(QueueError::Unreachable("the node is not announced yet, or others wait for it already".to_owned()));
     };
-    if entry.connection_id != entry.session.as_str() {
-        super::replace::close_elsewhere(node, &entry.connection_id).await?;
-    }
-    node.queue.presence.enter(entry, previous.as_ref()).await?;
+    let elsewhere = node.queue.presence.enter(entry, previous.as_ref()).await?;
     if let Some(older) = node.roster.enter(entry, at_entry) {
         super::replace::close_here(&older);
+    }
+    if let Some(older) = elsewhere
+        && let Err(error) = super::replace::close_elsewhere(node, older).await
+    {
+        tracing::warn!(session = %entry.session, %error, "an older connection with the same id on another node was not closed");
     }
     Ok(())
 }
@@ -74,7 +81,7 @@ pub(crate) async fn leave(node: &Node, session: &SessionId, is_gone: bool) {
     let departure = if is_gone { node.roster.remove(session) } else { node.roster.vacate(session) };
     let Some(entry) = departure else { return };
     if let Err(error) = node.queue.presence.leave(&entry).await {
-        tracing::warn!(%session, %error, "the queue was not told that a connection left; it is cleaned up when this node goes");
+        tracing::warn!(%session, %error, "the queue was not told yet that a connection left");
     }
 }
 

@@ -20,26 +20,40 @@ use crate::wire::frame;
 /// Pause before the stream is opened again after a refusal.
 const OPEN_PAUSE: Duration = Duration::from_secs(5);
 
-/// Passes deliveries on until `stop` fires, then withdraws the node.
+/// How a node's deliveries ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// By `stop`, or with the queue.
+    Stopped,
+    /// The node was cleaned up after, as if it had died.
+    Lost,
+}
+
+/// Passes deliveries on until `stop` fires, then withdraws the node; or until the node is lost.
 ///
 /// Dropping the future leaves the node announced until its lease ends.
-pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
-    let Some(Some(mut feed)) = stop.run_until_cancelled(open(&node)).await else { return };
+pub(crate) async fn run(node: &Arc<Node>, mut feed: Box<dyn NodeFeed>, stop: &CancellationToken) -> Ended {
+    node.hold.open(feed.lease());
     node.set_receiving(true);
     while let Some(Some(deliveries)) = stop.run_until_cancelled(feed.receive()).await {
         metrics::counter!("plugsocket_deliveries_total").increment(deliveries.len() as u64);
         for delivery in deliveries {
-            pass_on(&node, delivery);
+            pass_on(node, delivery);
         }
     }
     node.set_receiving(false);
+    if !stop.is_cancelled() && node.hold.is_lost() {
+        return Ended::Lost;
+    }
     if !stop.is_cancelled() {
         tracing::error!("the queue ended the stream of deliveries; nothing reaches this node's clients until it is restarted");
     }
     feed.close().await;
+    Ended::Stopped
 }
 
-async fn open(node: &Node) -> Option<Box<dyn NodeFeed>> {
+/// Announces the node, however long that takes; `None` when the queue is closed.
+pub(crate) async fn open(node: &Node) -> Option<Box<dyn NodeFeed>> {
     loop {
         match node.queue.presence.open(&node.id).await {
             Ok(feed) => return Some(feed),

@@ -13,11 +13,12 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::head::{self, Rejection};
-use super::node::Node;
+use super::life::{self, Stops};
+use super::node::{Current, Node};
 use super::session::Session;
 use super::socket::Socket;
 use super::task::SessionTask;
-use super::{delivery, handshake, heartbeat, ticker};
+use super::{cleaner, handshake, heartbeat, ticker};
 use crate::wire::codes::CloseCode;
 use crate::wire::ids::SessionId;
 
@@ -40,6 +41,12 @@ const FULL_FOR_IP: Rejection = Rejection {
     body: "too many connections from your address (limits.connections_per_ip_max)",
 };
 
+const LOST: Rejection = Rejection {
+    status: "503 Service Unavailable",
+    headers: "Retry-After: 1\r\n",
+    body: "this server was taken for dead and is coming back as another node; try again",
+};
+
 /// How draining ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
@@ -50,14 +57,16 @@ pub struct Drained {
 }
 
 /// Accepts until `stop` fires, then waits at most `server.drain_timeout` for sessions and their `disconnect` calls.
-pub(super) async fn run(listener: TcpListener, node: Arc<Node>, stop: CancellationToken) -> Drained {
+pub(super) async fn run(listener: TcpListener, current: Current, stop: CancellationToken) -> Drained {
     let (sessions, parts, parts_stop) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
-    parts.spawn(delivery::run(Arc::clone(&node), parts_stop.clone()));
-    parts.spawn(heartbeat::run(Arc::clone(&node), parts_stop.clone()));
-    let ticker_stop = stop.child_token();
-    parts.spawn(ticker::run(Arc::clone(&node), ticker_stop));
+    let retired = TaskTracker::new();
+    let stops = Stops { drain: stop.child_token(), end: parts_stop.clone() };
+    parts.spawn(life::run(Arc::clone(&current), retired.clone(), stops));
+    parts.spawn(heartbeat::run(Arc::clone(&current), parts_stop.clone()));
+    parts.spawn(ticker::run(Arc::clone(&current), stop.child_token()));
+    parts.spawn(cleaner::run(Arc::clone(&current), stop.child_token()));
     let gate = Gate {
-        node: Arc::clone(&node),
+        current: Arc::clone(&current),
         seats: Arc::default(),
         sessions: sessions.clone(),
         refusals: TaskTracker::new(),
@@ -79,16 +88,20 @@ pub(super) async fn run(listener: TcpListener, node: Arc<Node>, stop: Cancellati
         }
     }
     drop(listener); // from here on the kernel refuses newcomers
+    let node = current.load_full();
     let deadline = Instant::now() + node.settings.load().server.drain_timeout;
     for session in node.roster.drain() {
         session.outlet.close(CloseCode::Draining, "this server is going away; connect again");
     }
     sessions.close();
+    retired.close();
     node.alive.close();
     // Only when every session has queued its `disconnect` can the calls come to an end; sockets that are slow to close come last.
     let _ = timeout_at(deadline, node.alive.wait()).await;
     let _ = timeout_at(deadline, node.calls.finish()).await;
-    let drained = Drained { cut: node.alive.len(), calls_cut: node.calls.open() };
+    let _ = timeout_at(deadline, retired.wait()).await;
+    // What is not called by now is left to others, who find it in the queue; both must not do it.
+    let drained = Drained { cut: node.alive.len(), calls_cut: node.calls.cut() };
     let _ = timeout_at(deadline, sessions.wait()).await;
     parts_stop.cancel();
     parts.close();
@@ -98,7 +111,7 @@ pub(super) async fn run(listener: TcpListener, node: Arc<Node>, stop: Cancellati
 }
 
 struct Gate {
-    node: Arc<Node>,
+    current: Current,
     seats: Arc<Seats>,
     sessions: TaskTracker,
     refusals: TaskTracker,
@@ -109,23 +122,29 @@ struct Gate {
 impl Gate {
     fn admit(&self, socket: TcpStream, peer: SocketAddr) {
         metrics::counter!("plugsocket_connections_accepted_total").increment(1);
-        let limits = &self.node.settings.load().limits;
-        let ip = peer.ip().to_canonical();
+        let node = self.current.load_full();
+        let settings = node.settings.load_full();
+        let (limits, ip) = (&settings.limits, peer.ip().to_canonical());
+        if node.hold.is_lost() {
+            return self.refuse(socket, ip, &LOST);
+        }
         match self.seats.take(ip, limits.connections_max, limits.connections_per_ip_max) {
             Ok(seat) => {
                 // Frames are batched before they are written; waiting for more would only delay them.
                 let _ = socket.set_nodelay(true);
-                self.sessions.spawn(serve(Arc::clone(&self.node), socket, seat, self.stop.clone(), self.node.alive.token()));
+                let alive = node.alive.token();
+                self.sessions.spawn(serve(node, socket, seat, self.stop.clone(), alive));
             }
             Err(rejection) => self.refuse(socket, ip, rejection),
         }
     }
 
     fn refuse(&self, mut socket: TcpStream, ip: IpAddr, rejection: &'static Rejection) {
-        let (now_ms, warned_ms) = (self.node.now_ms(), self.warned_ms.load(Relaxed));
+        let (now_ms, warned_ms) = (self.current.load().now_ms(), self.warned_ms.load(Relaxed));
         if now_ms.saturating_sub(warned_ms) >= WARNING_PAUSE_MS || warned_ms == 0 {
             self.warned_ms.store(now_ms.max(1), Relaxed);
-            let hint = "behind a proxy all clients have its address: raise limits.connections_per_ip_max there";
+            let by_ip = "behind a proxy all clients have its address: raise limits.connections_per_ip_max there";
+            let hint = if *rejection == FULL_FOR_IP { by_ip } else { "" };
             tracing::warn!(%ip, reason = rejection.body, hint, "connections are refused");
         }
         if self.refusals.len() < REFUSALS_MAX {

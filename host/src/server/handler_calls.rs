@@ -1,10 +1,13 @@
 //! All calls of the handler for sessions: one after another per session, a bounded number at once, off the sockets' tasks.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use plugsocket_plugin::call::{ConnectCall, IdentityWire, RefusalWire};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handler_work;
@@ -12,6 +15,7 @@ use super::node::Node;
 use super::registration::Registration;
 use super::session::Session;
 use crate::lanes::Lanes;
+use crate::queue::{Entry, Estate, NodeLease};
 use crate::wire::envelope::ClientId;
 use crate::wire::ids::SessionId;
 use crate::wire::json::Json;
@@ -49,8 +53,8 @@ impl Claim {
 
 /// How a registration was decided.
 pub(crate) enum Admission {
-    /// It holds; dropping it ends it.
-    Granted(Registration),
+    /// It holds, as this identity; dropping it ends it.
+    Granted(Registration, Box<IdentityWire>),
     /// The handler said no.
     Refused(RefusalWire),
     /// The handler could not decide; the client may try again.
@@ -88,8 +92,10 @@ pub(crate) enum Afterwards {
 
 /// The end of an identity.
 pub(crate) struct Disconnect {
-    /// What `connect` granted, the connection id filled in.
-    pub identity: IdentityWire,
+    /// What `connect` granted, the connection id filled in: an `IdentityWire` as JSON.
+    pub identity: Bytes,
+    /// The queue knows of the connection: when the node's lease is lost, others make the call.
+    pub is_announced: bool,
     /// Why.
     pub reason: &'static str,
     /// What follows the call.
@@ -98,32 +104,84 @@ pub(crate) struct Disconnect {
     pub done: oneshot::Sender<()>,
 }
 
+/// A connection that a dead node left behind.
+pub(crate) struct Orphan {
+    /// What the dead node had announced.
+    pub entry: Entry,
+    /// What it belongs to.
+    pub estate: Arc<dyn Estate>,
+    /// Told how it went; dropped when the call was not made.
+    pub done: oneshot::Sender<Told>,
+}
+
+/// How the call for an orphan ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Made, and the queue has removed the connection; `given_up` when the handler failed at every attempt.
+    Buried { given_up: bool },
+    /// Made, and the queue did not confirm that yet.
+    Unburied { given_up: bool },
+    /// There was no handler.
+    NoHandler,
+}
+
 /// The lanes, and the tasks that empty them: started when there is work, at most `server.handler_calls_max`, gone when there is none.
 pub(crate) struct HandlerCalls {
     state: Mutex<State>,
     runners: TaskTracker,
+    cut: CancellationToken,
 }
 
-type Item = (Arc<Session>, Work);
+enum Item {
+    Session(Arc<Session>, Work),
+    Orphan(Box<Orphan>),
+}
 
 struct State {
     lanes: Lanes<SessionId, Item>,
     running: usize,
+    /// Their lanes are busy; they wait until it is known whether the node is still ours, and hold no runner up.
+    parked: usize,
+    /// That is known, and they come first.
+    resumed: VecDeque<(SessionId, Item)>,
+}
+
+impl State {
+    fn open(&self) -> usize {
+        self.lanes.waiting() + self.running + self.parked + self.resumed.len()
+    }
+
+    fn next(&mut self) -> Option<(SessionId, Item)> {
+        self.resumed.pop_front().or_else(|| self.lanes.start())
+    }
 }
 
 impl HandlerCalls {
     /// Nothing to do.
     pub fn new() -> Self {
-        Self { state: Mutex::new(State { lanes: Lanes::new(), running: 0 }), runners: TaskTracker::new() }
+        let state = State { lanes: Lanes::new(), running: 0, parked: 0, resumed: VecDeque::new() };
+        Self { state: Mutex::new(state), runners: TaskTracker::new(), cut: CancellationToken::new() }
     }
 
     /// Queues work. Never refused: what comes here is bounded by the number of sessions.
     pub fn push(&self, node: &Arc<Node>, session: &Arc<Session>, work: Work) {
-        let calls_max = node.settings.load().server.handler_calls_max.max(1);
         let mut state = self.lock();
-        state.lanes.push(session.id.clone(), (Arc::clone(session), work));
+        state.lanes.push(session.id.clone(), Item::Session(Arc::clone(session), work));
+        self.start(node, state);
+    }
+
+    /// Queues the `disconnect` of a dead node's connection; the caller bounds how many wait.
+    pub fn push_orphan(&self, node: &Arc<Node>, orphan: Orphan) {
+        let mut state = self.lock();
+        state.lanes.push(orphan.entry.session.clone(), Item::Orphan(Box::new(orphan)));
+        self.start(node, state);
+    }
+
+    /// Starts a runner when there is work and there may be another one.
+    fn start(&self, node: &Arc<Node>, mut state: MutexGuard<'_, State>) {
+        let calls_max = node.settings.load().server.handler_calls_max.max(1);
         if state.running < calls_max
-            && let Some((key, item)) = state.lanes.start()
+            && let Some((key, item)) = state.next()
         {
             state.running += 1;
             drop(state);
@@ -155,36 +213,83 @@ impl HandlerCalls {
         self.runners.wait().await;
     }
 
+    /// Starts nothing from here on: what the queue knows of is left to others. Answers how many calls waited or ran.
+    pub fn cut(&self) -> usize {
+        self.cut.cancel();
+        let mut state = self.lock();
+        let open = state.open();
+        // Dropped without the lock: a registration in it would come back here.
+        let dropped = (std::mem::take(&mut state.lanes), std::mem::take(&mut state.resumed));
+        drop(state);
+        drop(dropped);
+        open
+    }
+
     /// How many calls wait or run.
     pub fn open(&self) -> usize {
-        let state = self.lock();
-        state.lanes.waiting() + state.running
+        self.lock().open()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends an item and takes the next one; without a next one the runner ends.
-    fn advance(&self, ended: &SessionId) -> Option<(SessionId, Item)> {
+    /// Ends an item, unless it is parked, and takes the next one; without a next one the runner ends.
+    fn advance(&self, ended: Option<&SessionId>) -> Option<(SessionId, Item)> {
         let mut state = self.lock();
-        state.lanes.finish(ended);
-        let next = state.lanes.start();
+        if let Some(ended) = ended {
+            state.lanes.finish(ended);
+        }
+        let next = state.next();
         if next.is_none() {
             state.running -= 1;
         }
         next
     }
+
+    /// Has a `disconnect` wait, without a runner, until it is known whose it is.
+    fn park(&self, node: &Arc<Node>, key: SessionId, session: Arc<Session>, disconnect: Box<Disconnect>) {
+        self.lock().parked += 1;
+        let node = Arc::clone(node);
+        self.runners.spawn(async move {
+            let calls = &node.calls;
+            let Some(is_ours) = calls.cut.run_until_cancelled(node.hold.is_ours()).await else { return };
+            if !is_ours {
+                handler_work::forget(&node, &session, *disconnect);
+            } else {
+                let mut state = calls.lock();
+                state.parked -= 1;
+                state.resumed.push_back((key, Item::Session(session, Work::Disconnect(disconnect))));
+                return calls.start(&node, state);
+            }
+            let mut state = calls.lock();
+            state.parked -= 1;
+            state.lanes.finish(&key);
+            calls.start(&node, state);
+        });
+    }
 }
 
 async fn run(node: Arc<Node>, key: SessionId, item: Item) {
     let mut next = Some((key, item));
-    while let Some((key, (session, work))) = next {
-        match work {
-            Work::Connect(connect) => handler_work::connect(&node, &session, connect).await,
-            Work::Fallback(fallback) => handler_work::fallback(&node, &session, &fallback).await,
-            Work::Disconnect(disconnect) => handler_work::disconnect(&node, &session, *disconnect).await,
+    while let Some((key, item)) = next {
+        if node.calls.cut.is_cancelled() {
+            return;
         }
-        next = node.calls.advance(&key);
+        match item {
+            Item::Session(session, Work::Connect(connect)) => handler_work::connect(&node, &session, connect).await,
+            Item::Session(session, Work::Fallback(fallback)) => handler_work::fallback(&node, &session, &fallback).await,
+            Item::Session(session, Work::Disconnect(disconnect)) => match node.hold.lease() {
+                Some(NodeLease::Lost) if disconnect.is_announced => handler_work::forget(&node, &session, *disconnect),
+                lease if disconnect.is_announced && !lease.is_some_and(NodeLease::is_held) => {
+                    node.calls.park(&node, key, session, disconnect);
+                    next = node.calls.advance(None);
+                    continue;
+                }
+                _ => handler_work::disconnect(&node, &session, *disconnect).await,
+            },
+            Item::Orphan(orphan) => handler_work::orphan(&node, *orphan).await,
+        }
+        next = node.calls.advance(Some(&key));
     }
 }

@@ -5,20 +5,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use plugsocket_plugin::call::{DisconnectCall, IdentityWire, MessageCall, Meta, Operation, RefusalWire, RejectWire, Status};
+use plugsocket_plugin::call::{IdentityWire, MessageCall, Meta, Operation, RefusalWire, RejectWire, Status};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use tokio::time::{sleep, timeout};
 
 use super::announce;
-use super::handler_calls::{Admission, Afterwards, Connect, Disconnect, Fallback};
+use super::handler_calls::{Admission, Afterwards, Connect, Disconnect, Fallback, Orphan, Told};
 use super::node::{Node, unix_ms};
 use super::registration::Registration;
 use super::session::Session;
 use super::sink;
+use crate::context::Sender;
 use crate::plugin::{Answer, CallError};
 use crate::wire::codes::ErrorCode;
 use crate::wire::frame;
+use crate::wire::ids::SessionId;
 use crate::wire::json::Json;
 
+/// Why a connection ended whose node died or lost its lease.
+const NODE_LOST: &str = "node_lost";
 /// Pause before the second attempt; doubled for each further one.
 const RETRY_BACKOFF: Duration = Duration::from_millis(100);
 const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -42,7 +48,7 @@ pub(super) async fn connect(node: &Arc<Node>, session: &Arc<Session>, connect: C
     }
     let input = serde_json::to_vec(&call).unwrap_or_default().into();
     let limit = node.settings.load().server.handler_timeout;
-    let admission = match call_handler(node, session, "", (Operation::Connect, input), limit).await {
+    let admission = match call_handler(node, (&session.id, None), "", (Operation::Connect, input), limit).await {
         Ok(answer) => admission_of(node, session, &answer),
         Err(failure) => {
             tracing::warn!(session = %session.id, %failure, "connect failed");
@@ -57,10 +63,10 @@ fn admission_of(node: &Arc<Node>, session: &Arc<Session>, answer: &Answer) -> Ad
     let text = || String::from_utf8_lossy(&answer.bytes).into_owned();
     match answer.status {
         Status::Done if answer.bytes.is_empty() => {
-            Admission::Granted(Registration::granted(Arc::clone(node), Arc::clone(session), IdentityWire::default()))
+            granted(node, session, Box::default())
         }
         Status::Done => match serde_json::from_slice(&answer.bytes) {
-            Ok(identity) => Admission::Granted(Registration::granted(Arc::clone(node), Arc::clone(session), identity)),
+            Ok(identity) => granted(node, session, identity),
             Err(error) => {
                 tracing::error!(session = %session.id, %error, "connect answered an identity that can't be read; nobody can register");
                 Admission::Busy("the handler's answer can't be read".to_owned())
@@ -77,6 +83,11 @@ fn admission_of(node: &Arc<Node>, session: &Arc<Session>, answer: &Answer) -> Ad
     }
 }
 
+fn granted(node: &Arc<Node>, session: &Arc<Session>, mut identity: Box<IdentityWire>) -> Admission {
+    let registration = Registration::granted(Arc::clone(node), Arc::clone(session), &mut identity);
+    Admission::Granted(registration, identity)
+}
+
 /// Runs a message through the handler's own action and answers it.
 pub(super) async fn fallback(node: &Arc<Node>, session: &Arc<Session>, message: &Fallback) {
     let (attempts_max, limit) = attempts(node);
@@ -87,7 +98,7 @@ pub(super) async fn fallback(node: &Arc<Node>, session: &Arc<Session>, message: 
             sleep(backoff(attempt)).await;
         }
         let input = fallback_input(node, session, message, &message_id, attempt);
-        last = match call_handler(node, session, &message_id, (Operation::Fallback, input), limit).await {
+        last = match call_handler(node, (&session.id, None), &message_id, (Operation::Fallback, input), limit).await {
             Ok(answer) => match settle(node, session, message, answer) {
                 Ok(()) => return,
                 Err(failure) => failure,
@@ -173,29 +184,9 @@ fn is_first(session: &Session, message: &Fallback) -> bool {
 
 /// Tells the handler that an identity has ended, then the queue.
 pub(super) async fn disconnect(node: &Arc<Node>, session: &Arc<Session>, disconnect: Disconnect) {
-    let Disconnect { identity, reason, afterwards, done } = disconnect;
-    let (attempts_max, limit) = attempts(node);
-    // A call that takes long is not made a second time: the handler may be in the middle of it.
-    let limit = limit.saturating_mul(attempts_max);
-    let call = DisconnectCall { identity, reason: reason.to_owned() };
-    let input = Bytes::from(serde_json::to_vec(&call).unwrap_or_default());
-    for attempt in 1..=attempts_max {
-        if attempt > 1 {
-            sleep(backoff(attempt)).await;
-        }
-        let (failure, is_last) = match call_handler(node, session, "", (Operation::Disconnect, input.clone()), limit).await {
-            // A handler that refuses a disconnect has been told all the same.
-            Ok(Answer { status: Status::Done | Status::Rejected | Status::Unsupported, .. }) => break,
-            Ok(answer) => (String::from_utf8_lossy(&answer.bytes).into_owned(), attempt == attempts_max),
-            Err(failure @ CallFailure::TimedOut) => (failure.to_string(), true),
-            Err(failure) => (failure.to_string(), attempt == attempts_max),
-        };
-        metrics::counter!("plugsocket_handler_failures_total", "operation" => "disconnect").increment(1);
-        tracing::warn!(session = %session.id, reason, attempt, failure, "disconnect failed");
-        if is_last {
-            metrics::counter!("plugsocket_disconnects_given_up_total").increment(1);
-            break;
-        }
+    let Disconnect { identity, reason, afterwards, done, .. } = disconnect;
+    if tell(node, &session.id, (&identity, reason), None).await.is_err() {
+        metrics::counter!("plugsocket_disconnects_given_up_total").increment(1);
     }
     match afterwards {
         Afterwards::Stay => {}
@@ -206,6 +197,79 @@ pub(super) async fn disconnect(node: &Arc<Node>, session: &Arc<Session>, disconn
         }
     }
     drop(done);
+}
+
+/// Ends an identity on a node that is lost: its cleaner makes the call, and tells the queue.
+pub(super) fn forget(node: &Node, session: &Session, disconnect: Disconnect) {
+    match disconnect.afterwards {
+        Afterwards::Stay => {}
+        Afterwards::Leave => drop(node.roster.vacate(&session.id)),
+        Afterwards::Gone => drop(node.roster.remove(&session.id)),
+    }
+    drop(disconnect.done);
+}
+
+/// Tells the handler that a connection of a dead node has ended, unless another cleaner may be doing so.
+pub(super) async fn orphan(node: &Arc<Node>, orphan: Orphan) {
+    let Orphan { entry, estate, done } = orphan;
+    if !estate.is_ours() {
+        return;
+    }
+    let sender = Sender {
+        connection_id: entry.connection_id.as_str().into(),
+        user_id: entry.user_id.as_deref().map(Into::into),
+        ip: String::new(),
+    };
+    let given_up = match tell(node, &entry.session, (&entry.identity, NODE_LOST), Some(sender)).await {
+        Ok(()) => false,
+        Err(CallFailure::NoHandler) => return drop(done.send(Told::NoHandler)),
+        Err(CallFailure::TimedOut | CallFailure::Failed(_)) => true,
+    };
+    node.calls.run_beside(async move {
+        let told = match estate.bury(&entry).await {
+            Ok(()) => Told::Buried { given_up },
+            Err(error) => {
+                tracing::warn!(session = %entry.session, %error, "the queue was not told yet that an orphan had its `disconnect`");
+                Told::Unburied { given_up }
+            }
+        };
+        let _ = done.send(told);
+    });
+}
+
+/// Calls `disconnect`, up to its attempts; after the last the failure is told.
+async fn tell(
+    node: &Arc<Node>,
+    session: &SessionId,
+    (identity, reason): (&Bytes, &str),
+    sender: Option<Sender>,
+) -> Result<(), CallFailure> {
+    #[derive(Serialize)]
+    struct Call<'call> {
+        identity: Option<&'call RawValue>,
+        reason: &'call str,
+    }
+    let call = Call { identity: serde_json::from_slice(identity).ok(), reason };
+    let input = Bytes::from(serde_json::to_vec(&call).unwrap_or_default());
+    let (attempts_max, limit) = attempts(node);
+    // A call that takes long is not made a second time: the handler may be in the middle of it.
+    let limit = limit.saturating_mul(attempts_max);
+    let mut attempt = 1;
+    loop {
+        let failure = match call_handler(node, (session, sender.clone()), "", (Operation::Disconnect, input.clone()), limit).await {
+            // A handler that refuses a disconnect has been told all the same.
+            Ok(Answer { status: Status::Done | Status::Rejected | Status::Unsupported, .. }) => return Ok(()),
+            Ok(answer) => CallFailure::Failed(String::from_utf8_lossy(&answer.bytes).into_owned()),
+            Err(failure) => failure,
+        };
+        metrics::counter!("plugsocket_handler_failures_total", "operation" => "disconnect").increment(1);
+        tracing::warn!(%session, reason, attempt, %failure, "disconnect failed");
+        if attempt == attempts_max || matches!(failure, CallFailure::TimedOut) {
+            return Err(failure);
+        }
+        attempt += 1;
+        sleep(backoff(attempt)).await;
+    }
 }
 
 /// Attempts, and the time limit of each.
@@ -220,13 +284,13 @@ fn backoff(attempt: u32) -> Duration {
 
 async fn call_handler(
     node: &Arc<Node>,
-    session: &Arc<Session>,
+    (session, sender): (&SessionId, Option<Sender>),
     message_id: &str,
     (operation, input): (Operation, Bytes),
     limit: Duration,
 ) -> Result<Answer, CallFailure> {
     let version = node.plugins.handler().ok_or(CallFailure::NoHandler)?;
-    let sink = sink::open(node, &version, message_id.to_owned(), Some(session.id.clone()));
+    let sink = sink::open(node, &version, message_id.to_owned(), Some(session.clone()), sender);
     match timeout(limit, version.callee.call(operation, input, sink)).await {
         Err(_) | Ok(Err(CallError::TimedOut)) => Err(CallFailure::TimedOut),
         Ok(Err(error)) => Err(CallFailure::Failed(error.to_string())),

@@ -1,23 +1,22 @@
 //! One sweep per second over all sessions: registration timeouts, pings, idle ends.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::node::Node;
+use super::node::{Current, Node};
 use super::session::Pulse;
 use crate::wire::codes::CloseCode;
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Sweeps until `stop` fires. Dropping the future stops it at once.
-pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
+pub(crate) async fn run(current: Current, stop: CancellationToken) {
     let mut ticks = interval(SWEEP_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        sweep(&node);
+        sweep(&current.load());
     }
 }
 

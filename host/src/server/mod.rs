@@ -4,6 +4,7 @@
 //! The way back: `delivery` receives, `roster` finds the sessions, `outlet` holds the frames, `socket` writes them.
 
 mod announce;
+mod cleaner;
 mod delivery;
 mod gateway;
 mod handler_calls;
@@ -11,7 +12,9 @@ mod handler_work;
 mod handshake;
 mod head;
 mod heartbeat;
+mod hold;
 mod ledger;
+mod life;
 mod node;
 mod outlet;
 mod rate;
@@ -30,11 +33,12 @@ mod ticker;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use self::gateway::Drained;
-use self::node::Node;
+use self::node::{Current, Node};
 use crate::config::LiveSettings;
 use crate::plugin::Plugins;
 use crate::queue::Queue;
@@ -59,7 +63,7 @@ pub enum ServerError {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    node: Arc<Node>,
+    current: Current,
 }
 
 impl Server {
@@ -72,7 +76,7 @@ impl Server {
         let bind_error = |source| ServerError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(bind_error)?;
         let address = listener.local_addr().map_err(bind_error)?;
-        Ok(Self { listener, address, node: Arc::new(Node::new(node, queue, plugins, settings)) })
+        Ok(Self { listener, address, current: Arc::new(ArcSwap::from_pointee(Node::new(node, queue, plugins, settings))) })
     }
 
     /// The address that was bound.
@@ -84,52 +88,58 @@ impl Server {
     /// What can be asked of the server while it runs.
     #[must_use]
     pub fn sessions(&self) -> Sessions {
-        Sessions { node: Arc::clone(&self.node) }
+        Sessions { current: Arc::clone(&self.current) }
     }
 
     /// Accepts until `stop` fires, then closes every session (4104), runs their `disconnect` calls and withdraws the node, within
-    /// `server.drain_timeout`.
+    /// `server.drain_timeout`. A node that others took for dead is replaced by a fresh one meanwhile.
     ///
     /// Cancel by firing `stop`, not by dropping the future: dropping leaves sessions running.
     pub async fn run(self, stop: CancellationToken) -> Drained {
-        gateway::run(self.listener, self.node, stop).await
+        gateway::run(self.listener, self.current, stop).await
     }
 }
 
 /// The server's state, for `/readyz` and the like; cheap to clone.
 #[derive(Clone)]
 pub struct Sessions {
-    node: Arc<Node>,
+    current: Current,
 }
 
 impl Sessions {
     /// Whether clients can register and be served: handler live, queue up, deliveries arriving, not draining.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.node.is_ready()
+        self.current.load().is_ready()
     }
 
     /// Whether the server is shutting down.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.node.roster.is_draining()
+        self.current.load().roster.is_draining()
+    }
+
+    /// Whether the node was taken for dead and its successor is not announced yet: nobody is admitted until it is.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.current.load().hold.is_lost()
     }
 
     /// Sessions whose handshake is done.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.node.roster.counts().0
+        self.current.load().roster.counts().0
     }
 
     /// Sessions that are registered.
     #[must_use]
     pub fn registered(&self) -> usize {
-        self.node.roster.counts().1
+        self.current.load().roster.counts().1
     }
 
     /// Handler calls that wait or run.
     #[must_use]
     pub fn handler_calls(&self) -> usize {
-        self.node.calls.open()
+        self.current.load().calls.open()
     }
 }

@@ -1,13 +1,15 @@
-//! One running server, as all its parts share it.
+//! One node of the running server, as all its parts share it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use tokio_util::task::TaskTracker;
 
 use super::announce::Gates;
 use super::handler_calls::HandlerCalls;
+use super::hold::Hold;
 use super::roster::Roster;
 use crate::config::LiveSettings;
 use crate::plugin::Plugins;
@@ -32,12 +34,17 @@ pub(crate) struct Node {
     pub calls: HandlerCalls,
     /// A token for each socket whose session has not ended yet.
     pub alive: TaskTracker,
+    /// Whether it is surely ours.
+    pub hold: Hold,
     started: Instant,
     is_receiving: AtomicBool,
 }
 
+/// The server's present node: another takes its place when its lease is lost.
+pub(crate) type Current = Arc<ArcSwap<Node>>;
+
 impl Node {
-    /// A server without sessions.
+    /// A node without sessions.
     pub fn new(id: NodeId, queue: Queue, plugins: Arc<dyn Plugins>, settings: LiveSettings) -> Self {
         Self {
             roster: Arc::new(Roster::new(id.clone())),
@@ -48,12 +55,22 @@ impl Node {
             gates: Gates::new(),
             calls: HandlerCalls::new(),
             alive: TaskTracker::new(),
+            hold: Hold::default(),
             started: Instant::now(),
             is_receiving: AtomicBool::new(false),
         }
     }
 
-    /// Milliseconds of the node's own clock, which never jumps.
+    /// A node without sessions that takes this one's place.
+    ///
+    /// # Errors
+    /// When the system's random source fails.
+    pub fn successor(&self) -> Result<Self, getrandom::Error> {
+        let fresh = Self::new(NodeId::random()?, self.queue.clone(), Arc::clone(&self.plugins), Arc::clone(&self.settings));
+        Ok(Self { started: self.started, ..fresh })
+    }
+
+    /// Milliseconds of the server's own clock, which never jumps.
     pub fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -63,7 +80,7 @@ impl Node {
         self.is_receiving.store(is_receiving, Relaxed);
     }
 
-    /// Whether clients can register and be served: handler live, queue up, deliveries arriving, not draining.
+    /// Whether clients can register and be served: handler live, queue up, deliveries arriving, neither draining nor lost.
     pub fn is_ready(&self) -> bool {
         let is_up = *self.queue.health.borrow() == Health::Up;
         is_up && self.is_receiving.load(Relaxed) && self.plugins.handler().is_some() && !self.roster.is_draining()

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use plugsocket_plugin::Id;
 use plugsocket_plugin::call::{ConnectCall, IdentityWire};
 use serde_json::Value;
@@ -35,16 +36,20 @@ pub(crate) struct Registration {
     pub user_id: Option<Arc<str>>,
     node: Arc<Node>,
     session: Arc<Session>,
-    identity: Option<Box<IdentityWire>>,
+    /// As it goes to the queue, and into `disconnect`. `None` when it has ended.
+    identity: Option<Bytes>,
+    /// The queue knows of the connection, so that others would call `disconnect` if this node died.
+    is_announced: bool,
 }
 
 impl Registration {
-    /// The duty begins when `connect` has succeeded, before anything else is looked at.
-    pub fn granted(node: Arc<Node>, session: Arc<Session>, mut identity: IdentityWire) -> Self {
+    /// The duty begins when `connect` has succeeded, before anything else is looked at. Fills in the connection id.
+    pub fn granted(node: Arc<Node>, session: Arc<Session>, identity: &mut IdentityWire) -> Self {
         let id = identity.connection_id.get_or_insert_with(|| Id::from(session.id.as_str()));
         let connection_id = id.to_string().into();
         let user_id = identity.user_id.as_ref().map(|id| id.to_string().into());
-        Self { connection_id, user_id, node, session, identity: Some(Box::new(identity)) }
+        let json = serde_json::to_vec(identity).unwrap_or_else(|_| b"{}".to_vec());
+        Self { connection_id, user_id, node, session, identity: Some(json.into()), is_announced: false }
     }
 
     /// Queues `disconnect`, behind the session's messages to the handler. The receiver resolves when it is done; it need not be awaited.
@@ -54,20 +59,20 @@ impl Registration {
         ended
     }
 
-    /// A newer `connect` has replaced this identity under the same id: no `disconnect`.
-    fn supersede(mut self) {
+    /// A newer `connect` has replaced this identity under the same id: no `disconnect`. Answers whether the queue knows of the connection.
+    fn supersede(mut self) -> bool {
         self.identity = None;
+        self.is_announced
     }
 
     fn submit(&mut self, reason: &'static str, afterwards: Afterwards, done: oneshot::Sender<()>) {
         if let Some(identity) = self.identity.take() {
-            let disconnect = Disconnect { identity: *identity, reason, afterwards, done };
+            let disconnect = Disconnect { identity, is_announced: self.is_announced, reason, afterwards, done };
             self.node.calls.push(&self.node, &self.session, Work::Disconnect(Box::new(disconnect)));
         }
     }
 
-    fn entry(&self, limits: &Limits) -> Result<Entry, String> {
-        let identity = self.identity.as_deref().ok_or("it has ended")?;
+    fn entry(&self, groups: &[String], limits: &Limits) -> Result<Entry, String> {
         let is_own = *self.connection_id == *self.session.id.as_str();
         if !is_own && is_reserved_connection_id(&self.connection_id) {
             return Err("connection_id has a reserved form (like a session id, or starting with ~)".to_owned());
@@ -78,7 +83,7 @@ impl Registration {
         if let Some(user) = &self.user_id {
             check_id("user_id", user, limits.user_bytes_max)?;
         }
-        let mut groups = identity.groups.clone();
+        let mut groups = groups.to_vec();
         groups.sort_unstable();
         groups.dedup();
         groups.iter().try_for_each(|group| check_id("a group", group, limits.group_bytes_max))?;
@@ -87,19 +92,19 @@ impl Registration {
             connection_id: self.connection_id.to_string(),
             user_id: self.user_id.as_deref().map(str::to_owned),
             groups,
+            identity: self.identity.clone().ok_or("it has ended")?,
         })
     }
+}
 
-    /// The `registered` frame: the handler's fields, and the ids in the JSON type the handler gave.
-    fn frame(&self, id: Option<&ClientId>) -> Result<bytes::Bytes, String> {
-        let identity = self.identity.as_deref().ok_or("it has ended")?;
-        let mut data = identity.fields.clone();
-        let value = |id: &Option<Id>| serde_json::to_value(id).unwrap_or(Value::Null);
-        data.insert("connection_id".to_owned(), value(&identity.connection_id));
-        data.insert("user_id".to_owned(), value(&identity.user_id));
-        let data = Json::encode(&data).map_err(|error| error.to_string())?;
-        Ok(frame::message("registered", id, &data))
-    }
+/// The `registered` frame: the handler's fields, and the ids in the JSON type the handler gave.
+fn registered_frame(identity: IdentityWire, id: Option<&ClientId>) -> Result<Bytes, String> {
+    let mut data = identity.fields;
+    let value = |id: &Option<Id>| serde_json::to_value(id).unwrap_or(Value::Null);
+    data.insert("connection_id".to_owned(), value(&identity.connection_id));
+    data.insert("user_id".to_owned(), value(&identity.user_id));
+    let data = Json::encode(&data).map_err(|error| error.to_string())?;
+    Ok(frame::message("registered", id, &data))
 }
 
 impl Drop for Registration {
@@ -152,8 +157,8 @@ pub(crate) async fn register(node: Arc<Node>, session: Arc<Session>, request: Re
     let connect = Connect { call: Box::new(call), claim: claim.clone(), answer };
     node.calls.push(&node, &session, Work::Connect(connect));
     let admission = decide(&node, decided, &claim).await;
-    let granted = match admission {
-        Admission::Granted(granted) => granted,
+    let (mut granted, identity) = match admission {
+        Admission::Granted(granted, identity) => (granted, identity),
         Admission::Refused(refusal) => {
             metrics::counter!("plugsocket_registrations_total", "outcome" => "refused").increment(1);
             session.send_error(id, ErrorCode::Refused, &refusal.reason);
@@ -168,7 +173,8 @@ pub(crate) async fn register(node: Arc<Node>, session: Arc<Session>, request: Re
             return previous;
         }
     };
-    let checked = granted.entry(&node.settings.load().limits).and_then(|entry| Ok((entry, granted.frame(id)?)));
+    let entry = granted.entry(&identity.groups, &node.settings.load().limits);
+    let checked = entry.and_then(|entry| Ok((entry, registered_frame(*identity, id)?)));
     let (entry, frame) = match checked {
         Ok(checked) => checked,
         Err(reason) => {
@@ -180,7 +186,7 @@ pub(crate) async fn register(node: Arc<Node>, session: Arc<Session>, request: Re
         }
     };
     match previous {
-        Some(previous) if previous.connection_id == granted.connection_id => previous.supersede(),
+        Some(previous) if previous.connection_id == granted.connection_id => granted.is_announced = previous.supersede(),
         // The handler hears of the old identity's end before anything happens to the new one.
         Some(previous) => drop(previous.end(REREGISTERED, Afterwards::Stay).await),
         None => {}
@@ -191,6 +197,7 @@ pub(crate) async fn register(node: Arc<Node>, session: Arc<Session>, request: Re
     };
     match announce::enter(&node, &entry, at_entry).await {
         Ok(()) => {
+            granted.is_announced = true;
             metrics::counter!("plugsocket_registrations_total", "outcome" => "granted").increment(1);
             Some(granted)
         }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use plugsocket_plugin::call::ConnectionInfo;
 
 use super::session::{Pulse, Session};
@@ -40,6 +41,7 @@ struct Member {
     groups: Vec<Arc<str>>,
     /// Groups as the queue knows them, while a change is on its way there.
     announced: Option<Vec<Arc<str>>>,
+    identity: Bytes,
 }
 
 impl Member {
@@ -49,6 +51,7 @@ impl Member {
             connection_id: self.connection_id.to_string(),
             user_id: self.user_id.as_deref().map(str::to_owned),
             groups: groups.iter().map(ToString::to_string).collect(),
+            identity: self.identity.clone(),
         }
     }
 }
@@ -79,6 +82,7 @@ impl Roster {
             user_id: entry.user_id.as_deref().map(Into::into),
             groups: entry.groups.iter().map(|group| group.as_str().into()).collect(),
             announced: None,
+            identity: entry.identity.clone(),
         };
         let tables = &mut *tables;
         let seat = tables.sessions.get_mut(&entry.session)?;
@@ -298,6 +302,7 @@ mod tests {
             connection_id: connection_id.unwrap_or(session.as_str()).to_owned(),
             user_id: Some(user.to_owned()),
             groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+            identity: Bytes::new(),
         }
     }
 

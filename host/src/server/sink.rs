@@ -3,12 +3,18 @@
 use std::sync::Arc;
 
 use super::node::Node;
-use crate::context::{ContextOptions, ContextSink, LocalConnections};
+use crate::context::{ContextOptions, ContextSink, LocalConnections, Sender};
 use crate::plugin::{HostSink, LiveVersion};
 use crate::wire::ids::SessionId;
 
-/// The context of one call. `message_id` is empty for calls that belong to no message.
-pub(crate) fn open(node: &Node, version: &LiveVersion, message_id: String, session: Option<SessionId>) -> Arc<dyn HostSink> {
+/// The context of one call. `message_id` is empty for calls that belong to no message; without a `sender` the queue is asked who the session is.
+pub(crate) fn open(
+    node: &Node,
+    version: &LiveVersion,
+    message_id: String,
+    session: Option<SessionId>,
+    sender: Option<Sender>,
+) -> Arc<dyn HostSink> {
     let frame_bytes_max = usize::try_from(node.settings.load().limits.frame_out_max.as_u64()).unwrap_or(usize::MAX);
     let local: Arc<dyn LocalConnections> = node.roster.clone();
     let options = ContextOptions {
@@ -19,5 +25,9 @@ pub(crate) fn open(node: &Node, version: &LiveVersion, message_id: String, sessi
         local: Some(local),
         frame_bytes_max,
     };
-    Arc::new(ContextSink::new(options).with_names((&node.settings.load().limits).into()))
+    let sink = ContextSink::new(options).with_names((&node.settings.load().limits).into());
+    Arc::new(match sender {
+        Some(sender) => sink.with_sender(sender),
+        None => sink,
+    })
 }

@@ -7,17 +7,18 @@ use plugsocket_plugin::call::{Operation, Status};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::node::Node;
+use super::node::{Current, Node};
 use super::sink;
 use crate::plugin::LiveVersion;
 
 /// Calls `on_loop` every `server.loop_interval` until `stop` fires. Dropping the future stops it; a call that runs goes on in the plugin.
-pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
+pub(crate) async fn run(current: Current, stop: CancellationToken) {
     loop {
-        let pause = node.settings.load().server.loop_interval.max(std::time::Duration::from_millis(1));
+        let pause = current.load().settings.load().server.loop_interval.max(std::time::Duration::from_millis(1));
         if stop.run_until_cancelled(sleep(pause)).await.is_none() {
             return;
         }
+        let node = current.load_full();
         let Some(version) = node.plugins.handler() else { continue };
         if stop.run_until_cancelled(turn(&node, &version)).await.is_none() {
             return;
@@ -27,7 +28,7 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
 
 /// One call. Past its time it is still waited for, because giving up would let the next one overlap it; a new version ends the waiting.
 async fn turn(node: &Arc<Node>, version: &LiveVersion) {
-    let mut call = version.callee.call(Operation::Loop, Bytes::new(), sink::open(node, version, String::new(), None));
+    let mut call = version.callee.call(Operation::Loop, Bytes::new(), sink::open(node, version, String::new(), None, None));
     loop {
         let limit = node.settings.load().server.handler_timeout;
         match timeout(limit, &mut call).await {

@@ -61,6 +61,12 @@ impl SessionId {
         is_session_form(text).then(|| Self(text.into()))
     }
 
+    /// Takes an id back from a key or a field.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

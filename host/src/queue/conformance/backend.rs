@@ -253,5 +253,6 @@ pub(super) fn entry(session: &SessionId, connection: Option<&str>, user: Option<
         connection_id: connection.unwrap_or(session.as_str()).to_owned(),
         user_id: user.map(ToOwned::to_owned),
         groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+        identity: format!(r#"{{"connection_id":"{}"}}"#, connection.unwrap_or(session.as_str())).into(),
     }
 }

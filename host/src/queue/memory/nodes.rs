@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use plugsocket_plugin::call::ConnectionInfo;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time;
 
-use crate::queue::{Entry, NodeFeed, Outbox, Presence, QueueError, QueueOptions};
+use crate::queue::{Adoption, Entry, NodeFeed, NodeLease, Outbox, Presence, QueueError, QueueOptions};
 use crate::wire::delivery::{Address, Body, Delivery};
 use crate::wire::ids::{NodeId, SessionId};
 
@@ -19,6 +19,8 @@ const LOOKUP_MAX: usize = 1_000;
 const RECEIVE_MAX: usize = 256;
 /// Groups that joins on their way keep open; beyond it the oldest knowledge goes.
 const JOINED_MAX: usize = 65_536;
+/// A node in this process dies with it, and nothing of either is left: there is never anything to adopt.
+const ADOPT_AGAIN: Duration = Duration::from_secs(3600);
 
 struct Node {
     deliveries: mpsc::Sender<Delivery>,
@@ -179,7 +181,7 @@ impl Presence for Nodes {
         Ok(Box::new(MemoryFeed { shared: Arc::clone(&self.shared), node: node.clone(), deliveries }))
     }
 
-    async fn enter(&self, entry: &Entry, previous: Option<&Entry>) -> Result<(), QueueError> {
+    async fn enter(&self, entry: &Entry, previous: Option<&Entry>) -> Result<Option<SessionId>, QueueError> {
         let mut state = self.shared.lock();
         if let Some(previous) = previous.filter(|previous| previous.connection_id != entry.connection_id) {
             state.drop_alias(previous);
@@ -189,10 +191,11 @@ impl Presence for Nodes {
         };
         node.remove(&entry.session);
         node.add(entry);
-        if entry.connection_id != entry.session.as_str() {
-            state.aliases.insert(entry.connection_id.clone(), entry.session.clone());
+        if entry.connection_id == entry.session.as_str() {
+            return Ok(None);
         }
-        Ok(())
+        let older = state.aliases.insert(entry.connection_id.clone(), entry.session.clone());
+        Ok(older.filter(|older| *older != entry.session))
     }
 
     async fn leave(&self, entry: &Entry) -> Result<(), QueueError> {
@@ -202,6 +205,10 @@ impl Presence for Nodes {
         }
         state.drop_alias(entry);
         Ok(())
+    }
+
+    async fn adopt(&self, _cleaner: &NodeId) -> Result<Adoption, QueueError> {
+        Ok(Adoption::Nothing { again: ADOPT_AGAIN })
     }
 
     async fn connection(&self, id: &str) -> Result<Option<ConnectionInfo>, QueueError> {
@@ -231,6 +238,11 @@ impl NodeFeed for MemoryFeed {
     async fn receive(&mut self) -> Option<Vec<Delivery>> {
         let mut batch = Vec::new();
         (self.deliveries.recv_many(&mut batch, RECEIVE_MAX).await > 0).then_some(batch)
+    }
+
+    fn lease(&self) -> watch::Receiver<NodeLease> {
+        // A receiver keeps its last value when the sender is gone.
+        watch::channel(NodeLease::Always).1
     }
 
     async fn close(self: Box<Self>) {

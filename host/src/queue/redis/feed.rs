@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value};
-use tokio::sync::mpsc;
-use tokio::time;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Redis;
@@ -16,9 +16,10 @@ use super::answers::text;
 use super::bridge;
 use super::connect::{BLOCK, BLOCKING_TIMEOUT};
 use super::lease::RENEWALS_PER_LEASE;
+use super::orphans::held_until;
 use super::pauses::{Backoff, Complaint};
-use super::presence::Renewal;
-use crate::queue::{NodeFeed, QueueError};
+use super::presence::{Renewal, Renewed};
+use crate::queue::{NodeFeed, NodeLease, QueueError};
 use crate::wire::delivery::Delivery;
 use crate::wire::ids::NodeId;
 use crate::wire::php;
@@ -38,12 +39,13 @@ pub(super) struct RedisFeed {
     redis: Arc<Redis>,
     node: NodeId,
     deliveries: mpsc::Receiver<Vec<Delivery>>,
+    lease: watch::Receiver<NodeLease>,
     stop: CancellationToken,
 }
 
 impl RedisFeed {
-    /// Starts reading from the present end of both streams.
-    pub(super) async fn start(redis: Arc<Redis>, node: NodeId) -> Result<Self, QueueError> {
+    /// Starts reading from the present end of both streams. The node's lease was last renewed by a call sent at `renewal_sent`.
+    pub(super) async fn start(redis: Arc<Redis>, node: NodeId, renewal_sent: Instant) -> Result<Self, QueueError> {
         let stop = redis.connector.stop().child_token();
         let (sender, deliveries) = mpsc::channel(READS_WAITING_MAX);
         let mut newest = redis::cmd("XREVRANGE");
@@ -61,17 +63,20 @@ impl RedisFeed {
                 () = reader.read() => {}
             }
         });
+        let (held, lease) = watch::channel(NodeLease::Until(held_until(renewal_sent, redis.options.lease)));
         let (keeper, keeper_node, keeper_stop) = (Arc::clone(&redis), node.clone(), stop.clone());
         redis.tasks.spawn(async move {
+            let owed = Notify::new();
             tokio::select! {
                 () = keeper_stop.cancelled() => {}
-                () = keep(&keeper, &keeper_node, &cursors) => {}
+                () = keep(&keeper, &keeper_node, &cursors, &owed, &held) => keeper_stop.cancel(),
+                () = repair(&keeper, &keeper_node, &owed) => {}
             }
         });
         for list in redis.options.php_lists.clone() {
             redis.tasks.spawn(bridge::run(Arc::clone(&redis), list, stop.clone()));
         }
-        Ok(Self { redis, node, deliveries, stop })
+        Ok(Self { redis, node, deliveries, lease, stop })
     }
 }
 
@@ -79,6 +84,10 @@ impl RedisFeed {
 impl NodeFeed for RedisFeed {
     async fn receive(&mut self) -> Option<Vec<Delivery>> {
         self.deliveries.recv().await
+    }
+
+    fn lease(&self) -> watch::Receiver<NodeLease> {
+        self.lease.clone()
     }
 
     async fn close(self: Box<Self>) {
@@ -104,17 +113,20 @@ struct Cursors {
     all: StreamId,
 }
 
-/// Renews the node's lease, and repairs what Redis lost.
-async fn keep(redis: &Arc<Redis>, node: &NodeId, cursors: &Mutex<Cursors>) {
+/// Renews the node's lease, and notes what Redis lost. Returns when the node is lost.
+async fn keep(redis: &Arc<Redis>, node: &NodeId, cursors: &Mutex<Cursors>, owed: &Notify, held: &watch::Sender<NodeLease>) {
     let interval = redis.options.lease / RENEWALS_PER_LEASE;
-    let mut owed = false;
     let mut complaint = Complaint::default();
     loop {
         time::sleep(interval).await;
         // As they were before the renewal: the reader goes on meanwhile, and what it has read since is no sign of a loss.
         let before = *cursors.lock().unwrap_or_else(PoisonError::into_inner);
         let renewal = match redis.renew_node(node).await {
-            Ok(renewal) => renewal,
+            Ok(Renewed::Yes(renewal)) => renewal,
+            Ok(Renewed::Lost) => {
+                held.send_replace(NodeLease::Lost);
+                return;
+            }
             Err(error) => {
                 if complaint.is_due() {
                     tracing::warn!(%node, %error, "node's lease not renewed; tried again");
@@ -122,20 +134,33 @@ async fn keep(redis: &Arc<Redis>, node: &NodeId, cursors: &Mutex<Cursors>) {
                 continue;
             }
         };
+        held.send_replace(NodeLease::Until(held_until(renewal.sent, redis.options.lease)));
         rewind(cursors, before, &renewal);
         if renewal.cut > 0 {
             metrics::counter!("plugsocket_deliveries_cut_total").increment(renewal.cut);
             tracing::error!(%node, entries = renewal.cut, "this node does not keep up; its oldest unread deliveries were dropped");
         }
         if !renewal.was_there {
+            owed.notify_one();
             metrics::counter!("plugsocket_node_streams_lost_total").increment(1);
             tracing::error!(%node, "Redis lost this node's stream (flushed, restarted, or this node was frozen); deliveries may be lost");
         }
-        owed |= !renewal.was_there;
-        if owed {
+    }
+}
+
+/// Announces again what Redis lost, and drops routes that are no longer needed: beside the renewals, which must not wait for it.
+async fn repair(redis: &Arc<Redis>, node: &NodeId, owed: &Notify) {
+    let interval = redis.options.lease / RENEWALS_PER_LEASE;
+    let mut is_owed = false;
+    loop {
+        tokio::select! {
+            () = owed.notified() => is_owed = true,
+            () = time::sleep(interval) => {}
+        }
+        if is_owed {
             match redis.announce_again(node).await {
                 Ok(connections) => {
-                    owed = false;
+                    is_owed = false;
                     tracing::warn!(%node, connections, "node's connections and routes announced again");
                 }
                 Err(error) => tracing::warn!(%node, %error, "connections could not be announced again yet"),

@@ -64,6 +64,10 @@ impl Keys {
         format!("ps:{{{}}}:nodes", self.app)
     }
 
+    pub(super) fn cleaners(&self) -> String {
+        format!("ps:{{{}}}:cleaners", self.app)
+    }
+
     pub(super) fn all(&self) -> String {
         format!("ps:{{{}}}:all", self.app)
     }
@@ -78,6 +82,11 @@ impl Keys {
 
     pub(super) fn roster(&self, node: &NodeId) -> String {
         format!("ps:{{{}:n:{node}}}:roster", self.app)
+    }
+
+    /// Says that a node has been cleaned up after.
+    pub(super) fn gone(&self, node: &NodeId) -> String {
+        format!("ps:{{{}:n:{node}}}:gone", self.app)
     }
 
     pub(super) fn user_nodes(&self, user: &str) -> String {
@@ -133,10 +142,12 @@ mod tests {
             (keys.epoch(), "ps:{app}:epoch"),
             (keys.config(), "ps:{app}:cfg"),
             (keys.nodes(), "ps:{app}:nodes"),
+            (keys.cleaners(), "ps:{app}:cleaners"),
             (keys.all(), "ps:{app}:all"),
             (keys.php_dead(), "ps:{app}:php:dead"),
             (keys.outgoing(&node), "ps:{app:n:n1}:out"),
             (keys.roster(&node), "ps:{app:n:n1}:roster"),
+            (keys.gone(&node), "ps:{app:n:n1}:gone"),
             (keys.user_nodes("7"), "ps:{app:u:7}:nodes"),
             (keys.group_nodes("a{b}%\n é"), "ps:{app:g:a%7Bb%7D%25%0A é}:nodes"),
             (keys.alias("bob"), "ps:{app:a:bob}"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::streak::Streak;
 use crate::queue::Entry;
 use crate::wire::ids::{NodeId, SessionId};
 
@@ -27,6 +28,7 @@ struct LocalNode {
     entries: HashMap<SessionId, Entry>,
     needed: HashMap<Route, usize>,
     idle: HashMap<Route, Instant>,
+    streak: Option<Streak>,
 }
 
 impl LocalNode {
@@ -61,6 +63,23 @@ impl LocalNodes {
 
     pub(super) fn open(&self, node: &NodeId) {
         self.lock().entry(node.clone()).or_default();
+    }
+
+    /// Notes that a node's lease was renewed.
+    pub(super) fn renewed(&self, node: &NodeId, redis_ms: i64, lease: Duration) {
+        let now = Instant::now();
+        if let Some(node) = self.lock().get_mut(node) {
+            node.streak.get_or_insert_with(|| Streak::start(now, redis_ms)).renewed(now, redis_ms, lease);
+        }
+    }
+
+    /// As [`Streak::may_adopt`].
+    ///
+    /// # Errors
+    /// How long it takes until the node may.
+    pub(super) fn may_adopt(&self, node: &NodeId, lease: Duration) -> Result<i64, Duration> {
+        let streak = self.lock().get(node).and_then(|node| node.streak);
+        streak.map_or(Err(lease), |streak| streak.may_adopt(Instant::now(), lease))
     }
 
     /// Notes a connection; answers what it replaces.
@@ -126,7 +145,7 @@ mod tests {
 
     fn entry(session: &SessionId, groups: &[&str]) -> Entry {
         let groups = groups.iter().map(|group| (*group).to_owned()).collect();
-        Entry { session: session.clone(), connection_id: "c".to_owned(), user_id: None, groups }
+        Entry { session: session.clone(), connection_id: "c".to_owned(), user_id: None, groups, identity: bytes::Bytes::new() }
     }
 
     #[test]

@@ -13,11 +13,13 @@ mod inbox;
 mod keys;
 mod lease;
 mod local;
+mod orphans;
 mod outbox;
 mod pauses;
 mod presence;
 mod scripts;
 mod store;
+mod streak;
 mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// The longest pause.
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// What lasts is said again this often.
 pub(super) const REMIND_INTERVAL: Duration = Duration::from_secs(30);
 

@@ -5,24 +5,25 @@ use std::time::Duration;
 use async_trait::async_trait;
 use plugsocket_plugin::call::ConnectionInfo;
 use redis::{Cmd, Pipeline, Value};
-use tokio::time;
+use tokio::time::{self, Instant};
 
 use super::Redis;
 use super::answers::{integer, text};
 use super::batch::{Done, Write};
 use super::feed::RedisFeed;
 use super::local::{Route, routes};
+use super::orphans::RosterValue;
 use super::pauses::Backoff;
 use super::scripts::{ENTER, LEAVE, NODE, UNROUTE, WITHDRAW, evalsha};
-use crate::queue::{Entry, NodeFeed, Presence, QueueError};
+use crate::queue::{Adoption, Entry, NodeFeed, Presence, QueueError};
 use crate::wire::ids::{NodeId, SessionId};
 
 /// Most connections a lookup answers.
 const LOOKUP_MAX: usize = 1_000;
 /// Roster fields looked at per step, so that a large one does not hold Redis up.
 const SCAN_COUNT: usize = 1_000;
-/// A roster outlives its node, for whoever cleans up after it.
-const ROSTER_TTL: Duration = Duration::from_secs(24 * 3600);
+/// A roster outlives its node, for the next server to start: it may be a long weekend.
+const ROSTER_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A node's stream outlives its lease by far: a stall of Redis, in which no lease is renewed, must not cost deliveries.
 const STREAM_LEASES: u32 = 12;
 const STREAM_TTL_MIN: Duration = Duration::from_secs(60);
@@ -34,9 +35,19 @@ const UNROUTE_MAX: usize = 1_000;
 /// What an announcement counts for in the batcher, about.
 const ANNOUNCEMENT_BYTES: usize = 1 << 10;
 
-/// What a renewal of a node's lease found.
+/// How a renewal of a node's lease went.
+#[derive(Debug)]
+pub(super) enum Renewed {
+    Yes(Renewal),
+    /// A cleaner has the node, or has done with it.
+    Lost,
+}
+
+/// What a renewal found.
 #[derive(Debug)]
 pub(super) struct Renewal {
+    /// When it was asked for: the lease counts from there.
+    pub(super) sent: Instant,
     /// The node's stream was still there.
     pub(super) was_there: bool,
     /// Its last id.
@@ -48,7 +59,7 @@ pub(super) struct Renewal {
 }
 
 impl Redis {
-    fn route_key(&self, route: &Route) -> String {
+    pub(super) fn route_key(&self, route: &Route) -> String {
         match route {
             Route::User(user) => self.connector.keys().user_nodes(user),
             Route::Group(group) => self.connector.keys().group_nodes(group),
@@ -56,35 +67,56 @@ impl Redis {
     }
 
     /// Renews a node's lease, and cuts its stream when the node does not keep up.
-    pub(super) async fn renew_node(&self, node: &NodeId) -> Result<Renewal, QueueError> {
-        let keys = self.connector.keys();
-        let mut command = evalsha(&NODE, 4);
+    pub(super) async fn renew_node(&self, node: &NodeId) -> Result<Renewed, QueueError> {
+        let (keys, lease) = (self.connector.keys(), self.options.lease);
+        let sent = Instant::now();
+        let mut command = evalsha(&NODE, 6);
         command.arg(keys.nodes()).arg(keys.outgoing(node)).arg(keys.roster(node)).arg(keys.all());
-        command.arg(node.as_str()).arg(millis(self.options.lease));
-        command.arg(millis((self.options.lease * STREAM_LEASES).max(STREAM_TTL_MIN))).arg(millis(ROSTER_TTL));
+        command.arg(keys.cleaners()).arg(keys.gone(node)).arg(node.as_str()).arg(millis(lease));
+        command.arg(millis((lease * STREAM_LEASES).max(STREAM_TTL_MIN))).arg(millis(ROSTER_TTL));
         command.arg(STREAM_ENTRIES_MAX).arg(STREAM_BYTES_MAX);
-        match self.connector.call(&command).await? {
-            Value::Array(parts) => Ok(Renewal {
-                was_there: parts.first() == Some(&Value::Int(1)),
-                last: parts.get(1).map(text).unwrap_or_default(),
-                last_of_all: parts.get(2).map(text).unwrap_or_default(),
-                cut: parts.get(3).and_then(integer).and_then(|cut| u64::try_from(cut).ok()).unwrap_or(0),
-            }),
-            other => Err(QueueError::Refused(format!("node script answered {other:?}"))),
+        let answer = self.connector.call(&command).await?;
+        let Value::Array(parts) = &answer else { return Err(QueueError::Refused(format!("node script answered {answer:?}"))) };
+        if parts.first() == Some(&Value::Int(-1)) {
+            return Ok(Renewed::Lost);
         }
+        if let Some(redis_ms) = parts.get(4).and_then(integer) {
+            self.nodes.renewed(node, redis_ms, lease);
+        }
+        Ok(Renewed::Yes(Renewal {
+            sent,
+            was_there: parts.first() == Some(&Value::Int(1)),
+            last: parts.get(1).map(text).unwrap_or_default(),
+            last_of_all: parts.get(2).map(text).unwrap_or_default(),
+            cut: parts.get(3).and_then(integer).and_then(|cut| u64::try_from(cut).ok()).unwrap_or(0),
+        }))
     }
 
-    /// Takes a node out of Redis.
+    /// Takes a node out of Redis, but for the connections whose `disconnect` is still owed.
     pub(super) async fn withdraw_node(&self, node: &NodeId) -> Result<(), QueueError> {
         let keys = self.connector.keys();
         let routes: Vec<String> = self.nodes.close(node).iter().map(|route| self.route_key(route)).collect();
-        let mut command = evalsha(&WITHDRAW, 3);
-        command.arg(keys.nodes()).arg(keys.outgoing(node)).arg(keys.roster(node));
-        self.batcher.run(command.arg(node.as_str()).clone()).await?;
+        let mut command = evalsha(&WITHDRAW, 5);
+        command.arg(keys.nodes()).arg(keys.outgoing(node)).arg(keys.roster(node)).arg(keys.cleaners()).arg(keys.gone(node));
+        let left = self.batcher.run(command.arg(node.as_str()).clone()).await?;
+        if let Some(connections @ 1..) = integer(&left) {
+            tracing::warn!(%node, connections, "not all `disconnect` calls were made; another server makes the rest, or the next one to start");
+        }
         for chunk in routes.chunks(UNROUTE_MAX) {
             self.batcher.run(unroute(chunk, node)).await?;
         }
         Ok(())
+    }
+
+    /// Hands a command over, however long that takes, and waits until it is stored. After an error it still will be, once Redis answers.
+    pub(super) async fn run_surely(&self, what: &'static str, command: &Cmd) -> Result<(), QueueError> {
+        loop {
+            match self.batcher.send(Write::Command { command: command.clone(), done: Done::Nobody(what) }).await {
+                Ok(()) => return self.batcher.flush().await,
+                Err(QueueError::Unreachable(_)) => {} // no room yet, which has been waited for
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Announces everything of a node again, after Redis lost it.
@@ -123,23 +155,29 @@ impl Redis {
         let keys = self.connector.keys();
         let node = entry.session.node();
         let roster = keys.roster(&node);
-        let info = ConnectionInfo {
-            connection_id: entry.connection_id.clone(),
-            user_id: entry.user_id.clone(),
-            node: node.to_string(),
-            groups: entry.groups.clone(),
-        };
-        let value = serde_json::to_vec(&info).map_err(|error| QueueError::Invalid(error.to_string()))?;
+        let value = serde_json::to_vec(&RosterValue::of(entry, &node)).map_err(|error| QueueError::Invalid(error.to_string()))?;
         let old = previous.map(routes).unwrap_or_default();
         let new: Vec<String> = routes(entry).iter().filter(|route| !old.contains(route)).map(|route| self.route_key(route)).collect();
         let alias = alias_of(entry);
         let replaced = previous.and_then(alias_of).filter(|old| Some(*old) != alias);
         let key = |id: Option<&str>| id.map_or_else(|| roster.clone(), |id| keys.alias(id));
-        let mut command = evalsha(&ENTER, 3 + new.len());
-        command.arg(&roster).arg(key(alias)).arg(key(replaced)).arg(&new);
+        let mut command = evalsha(&ENTER, 6 + new.len());
+        command.arg(&roster).arg(key(alias)).arg(key(replaced));
+        command.arg(keys.nodes()).arg(keys.cleaners()).arg(keys.gone(&node)).arg(&new);
         command.arg(entry.session.as_str()).arg(value).arg(node.as_str());
         command.arg(if alias.is_some() { "alias" } else { "" }).arg(if replaced.is_some() { "previous" } else { "" });
+        command.arg(millis(self.options.lease));
         Ok(command)
+    }
+
+    fn leave_command(&self, entry: &Entry) -> Cmd {
+        let keys = self.connector.keys();
+        let roster = keys.roster(&entry.session.node());
+        let alias = alias_of(entry);
+        let mut command = evalsha(&LEAVE, 2);
+        command.arg(&roster).arg(alias.map_or_else(|| roster.clone(), |id| keys.alias(id)));
+        command.arg(entry.session.as_str()).arg(if alias.is_some() { "alias" } else { "" });
+        command
     }
 
     async fn roster_entry(&self, session: &SessionId) -> Result<Option<ConnectionInfo>, QueueError> {
@@ -213,54 +251,76 @@ fn unroute(keys: &[String], node: &NodeId) -> Cmd {
 }
 
 /// The public id, when it is not the session's own.
-fn alias_of(entry: &Entry) -> Option<&str> {
+pub(super) fn alias_of(entry: &Entry) -> Option<&str> {
     (entry.connection_id != entry.session.as_str()).then_some(&entry.connection_id)
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[async_trait]
 impl Presence for Redis {
     async fn open(&self, node: &NodeId) -> Result<Box<dyn NodeFeed>, QueueError> {
+        self.nodes.open(node);
         let mut backoff = Backoff::new();
-        loop {
-            self.connector.ready().await?;
-            match self.renew_node(node).await {
-                Ok(_) => break,
-                Err(error @ (QueueError::Refused(_) | QueueError::Closed)) => return Err(error),
+        let renewal = loop {
+            let renewed = match self.connector.ready().await {
+                Ok(()) => self.renew_node(node).await,
+                Err(error) => Err(error),
+            };
+            match renewed {
+                Ok(Renewed::Yes(renewal)) => break renewal,
+                Ok(Renewed::Lost) => {
+                    self.nodes.close(node);
+                    return Err(QueueError::Refused(format!("node {node} has been cleaned up after")));
+                }
+                Err(error @ (QueueError::Refused(_) | QueueError::Closed)) => {
+                    self.nodes.close(node);
+                    return Err(error);
+                }
                 Err(error) => tracing::warn!(%node, %error, "node could not be announced; tried again"),
             }
             time::sleep(backoff.next()).await;
-        }
-        self.nodes.open(node);
-        Ok(Box::new(RedisFeed::start(self.itself()?, node.clone()).await?))
+        };
+        Ok(Box::new(RedisFeed::start(self.itself()?, node.clone(), renewal.sent).await?))
     }
 
-    async fn enter(&self, entry: &Entry, previous: Option<&Entry>) -> Result<(), QueueError> {
+    async fn enter(&self, entry: &Entry, previous: Option<&Entry>) -> Result<Option<SessionId>, QueueError> {
         let command = self.enter_command(entry, previous)?;
         let replaced = self.nodes.enter(entry);
-        let entered = self.batcher.run(command).await;
-        if entered.is_err() {
-            match &replaced {
-                Some(replaced) => drop(self.nodes.enter(replaced)),
-                None => self.nodes.leave(&entry.session),
+        match self.batcher.run(command).await {
+            Ok(Value::Int(0)) => {
+                self.nodes.leave(&entry.session);
+                Err(QueueError::Refused("this node's lease ended and others have taken over its connections".to_owned()))
+            }
+            Ok(older) => Ok(SessionId::parse(&text(&older))),
+            Err(error) => {
+                // It may have been written all the same, and would be an orphan one day that has had its `disconnect`.
+                let undo = match &replaced {
+                    Some(replaced) => {
+                        drop(self.nodes.enter(replaced));
+                        self.enter_command(replaced, Some(entry))?
+                    }
+                    None => {
+                        self.nodes.leave(&entry.session);
+                        self.leave_command(entry)
+                    }
+                };
+                self.batcher.send(Write::Command { command: undo, done: Done::Nobody("announcement") }).await?;
+                Err(error)
             }
         }
-        entered.map(drop)
     }
 
     async fn leave(&self, entry: &Entry) -> Result<(), QueueError> {
         // Routes are counted here and dropped when idle: at once, a join on its way to this node would lose its route.
         self.nodes.leave(&entry.session);
-        let keys = self.connector.keys();
-        let roster = keys.roster(&entry.session.node());
-        let alias = alias_of(entry);
-        let mut command = evalsha(&LEAVE, 2);
-        command.arg(&roster).arg(alias.map_or_else(|| roster.clone(), |id| keys.alias(id)));
-        command.arg(entry.session.as_str()).arg(if alias.is_some() { "alias" } else { "" });
-        self.batcher.run(command).await.map(drop)
+        self.run_surely("departure", &self.leave_command(entry)).await
+    }
+
+    async fn adopt(&self, cleaner: &NodeId) -> Result<Adoption, QueueError> {
+        self.adopt_for(cleaner).await
     }
 
     async fn connection(&self, id: &str) -> Result<Option<ConnectionInfo>, QueueError> {

@@ -23,7 +23,15 @@ pub(super) enum Mode {
 pub(super) struct TestQueue {
     pub mode: Mutex<Mode>,
     pub entries: Mutex<BTreeMap<String, Entry>>,
-    pub elsewhere: Mutex<Option<ConnectionInfo>>,
+    /// Who has the id of the next connection, on another node.
+    pub elsewhere: Mutex<Option<SessionId>>,
+    /// What the next look for dead nodes finds.
+    pub estate: Mutex<Option<Arc<dyn Estate>>>,
+    /// Whether the node is ours; the last feed's receivers.
+    pub lease: watch::Sender<NodeLease>,
+    /// Ends the feed that is open.
+    pub feed_end: Mutex<CancellationToken>,
+    pub opened: Mutex<Vec<NodeId>>,
     pub is_announcing: Mutex<bool>,
     pub sent: mpsc::UnboundedSender<Delivery>,
     jobs: mpsc::UnboundedSender<Job>,

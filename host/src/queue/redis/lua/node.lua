@@ -1,12 +1,17 @@
 #!lua flags=allow-oom
 -- Renews a node's lease; makes its stream when it is not there, and cuts it when the node does not keep up.
--- KEYS: nodes (zset, lease ends in ms), out (stream), roster (hash), all (stream)
+-- KEYS: nodes (zset, lease ends in ms), out (stream), roster (hash), all (stream), cleaners (hash), gone (string)
 -- ARGV: node, lease in ms, time to live of the stream in ms, of the roster in ms, most entries, most bytes
--- Returns: {1 when the stream was there and 0 when it was made, its last generated id, that of `all`, entries cut off}
+-- Returns: {1 when the stream was there and 0 when it was made, its last generated id, that of `all`, entries cut off, now in ms};
+--   {-1} when the node is a cleaner's, or has been cleaned up after
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
--- Nodes that have been gone for a day leave nothing behind that needs their name.
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 86400000)
+if redis.call('HEXISTS', KEYS[5], ARGV[1]) == 1 or redis.call('EXISTS', KEYS[6]) == 1 then return {-1} end
+-- Nobody came for these while their rosters lasted.
+for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[4]), 'LIMIT', 0, 100)) do
+  redis.call('ZREM', KEYS[1], node)
+  redis.call('HDEL', KEYS[5], node)
+end
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 local there = redis.call('EXISTS', KEYS[2])
 if there == 0 then
@@ -29,4 +34,4 @@ local function last_id(key)
   end
   return ''
 end
-return {there, last_id(KEYS[2]), last_id(KEYS[4]), cut}
+return {there, last_id(KEYS[2]), last_id(KEYS[4]), cut, now}
