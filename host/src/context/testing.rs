@@ -11,10 +11,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time;
 
 use crate::queue::{
-    Consumer, Entry, Full, Health, Inbox, NodeFeed, OnStored, Outbox, Presence, Queue, QueueError, Receipt, Store, Taken, Verdict,
+    Adoption, Consumer, Entry, Full, Health, Inbox, NodeFeed, OnStored, Outbox, Presence, Queue, QueueError, Receipt, Store, Taken, Verdict,
 };
 use crate::wire::delivery::Delivery;
-use crate::wire::ids::NodeId;
+use crate::wire::ids::{NodeId, SessionId};
 use crate::wire::job::Job;
 
 /// Something that reached the queue.
@@ -181,8 +181,12 @@ impl Presence for Recorder {
         Err(QueueError::Closed)
     }
 
-    async fn enter(&self, _entry: &Entry, _previous: Option<&Entry>) -> Result<(), QueueError> {
-        Ok(())
+    async fn enter(&self, _entry: &Entry, _previous: Option<&Entry>) -> Result<Option<SessionId>, QueueError> {
+        Ok(None)
+    }
+
+    async fn adopt(&self, _cleaner: &NodeId) -> Result<Adoption, QueueError> {
+        Err(QueueError::Closed)
     }
 
     async fn leave(&self, _entry: &Entry) -> Result<(), QueueError> {

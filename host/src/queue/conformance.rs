@@ -4,6 +4,7 @@ mod backend;
 mod faults;
 mod incoming;
 mod model;
+mod nodes;
 mod outgoing;
 mod redis_only;
 mod stored;

@@ -222,7 +222,10 @@ pub(super) async fn orphan(node: &Arc<Node>, orphan: Orphan) {
     };
     let given_up = match tell(node, &entry.session, (&entry.identity, NODE_LOST), Some(sender)).await {
         Ok(()) => false,
-        Err(CallFailure::NoHandler) => return drop(done.send(Told::NoHandler)),
+        Err(CallFailure::NoHandler) => {
+            let _ = done.send(Told::NoHandler);
+            return;
+        }
         Err(CallFailure::TimedOut | CallFailure::Failed(_)) => true,
     };
     node.calls.run_beside(async move {

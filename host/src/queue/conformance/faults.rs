@@ -12,7 +12,7 @@ use crate::wire::delivery::{Address, Body, Delivery};
 use crate::wire::ids::NodeId;
 use crate::wire::json::Json;
 
-fn on_server<F: Future<Output = ()>>(case: impl FnOnce(Arc<Server>) -> F) {
+pub(super) fn on_server<F: Future<Output = ()>>(case: impl FnOnce(Arc<Server>) -> F) {
     let server = Server::start(&[]);
     super::run(Kind::Memory, |_| case(server));
 }
@@ -21,7 +21,7 @@ fn sequences(taken: &[crate::queue::Taken]) -> Vec<u64> {
     taken.iter().map(|taken| taken.job.sequence).collect()
 }
 
-async fn eventually(mut holds: impl FnMut() -> bool) {
+pub(super) async fn eventually(mut holds: impl FnMut() -> bool) {
     patiently(async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(10)).await;

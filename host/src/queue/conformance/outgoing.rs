@@ -131,7 +131,9 @@ async fn a_join_comes_before_what_is_sent_after_it(backend: Backend) {
 async fn a_newer_connection_takes_the_alias(backend: Backend) {
     let Two { mut feeds, entries } = two(&backend).await;
     let newer = entry(&session(&entries[1].session.node()), Some("alice"), None, &[]);
-    backend.queue.presence.enter(&newer, None).await.map_or_else(|error| panic!("{error}"), drop);
+    let older = backend.queue.presence.enter(&newer, None).await.unwrap();
+    assert_eq!(older.as_ref(), Some(&entries[0].session), "whoever comes last learns whom to close");
+    assert_eq!(backend.queue.presence.enter(&newer, Some(&newer)).await.unwrap(), None, "not itself");
     // The older one leaves late; the alias is no longer its own.
     backend.queue.presence.leave(&entries[0]).await.unwrap();
     backend.queue.outbox.send(message(vec![Address::Connection("alice".to_owned())], "hello")).await.unwrap();

@@ -240,7 +240,8 @@ impl Redis {
 /// Whether a lease that ends at `until` has not ended yet, by Redis's clock.
 fn lives(time: &Value, until: &Value) -> bool {
     let Value::Array(parts) = time else { return false };
-    let now = parts.first().and_then(integer).unwrap_or(i64::MAX).saturating_mul(1000);
+    let (Some(seconds), Some(micros)) = (parts.first().and_then(integer), parts.get(1).and_then(integer)) else { return false };
+    let now = seconds.saturating_mul(1000).saturating_add(micros / 1000);
     integer(until).is_some_and(|until| until > now)
 }
 

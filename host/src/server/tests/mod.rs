@@ -1,5 +1,6 @@
 //! The server over real sockets.
 
+mod dying;
 mod ending;
 mod harness;
 mod http;

@@ -8,9 +8,11 @@ use async_trait::async_trait;
 use plugsocket_plugin::call::{ConnectionInfo, StoreAnswer, StoreRequest};
 use tokio::sync::{mpsc, watch};
 
-use crate::queue::{Consumer, Entry, Full, Health, Inbox, NodeFeed, OnStored, Outbox, Presence, Queue, QueueError, Store, Stored};
+use crate::queue::{
+    Adoption, Consumer, Entry, Estate, Full, Health, Inbox, NodeFeed, NodeLease, OnStored, Outbox, Presence, Queue, QueueError, Store, Stored,
+};
 use crate::wire::delivery::Delivery;
-use crate::wire::ids::NodeId;
+use crate::wire::ids::{NodeId, SessionId};
 use crate::wire::job::Job;
 
 /// What becomes of the next jobs.
@@ -27,15 +29,14 @@ pub(super) struct TestQueue {
     pub elsewhere: Mutex<Option<SessionId>>,
     /// What the next look for dead nodes finds.
     pub estate: Mutex<Option<Arc<dyn Estate>>>,
-    /// Whether the node is ours; the last feed's receivers.
-    pub lease: watch::Sender<NodeLease>,
-    /// Ends the feed that is open.
-    pub feed_end: Mutex<CancellationToken>,
-    pub opened: Mutex<Vec<NodeId>>,
+    /// The lease of the node that was opened last.
+    pub lease: Mutex<watch::Sender<NodeLease>>,
+    /// The nodes that were opened.
+    pub nodes: Mutex<Vec<NodeId>>,
     pub is_announcing: Mutex<bool>,
     pub sent: mpsc::UnboundedSender<Delivery>,
     jobs: mpsc::UnboundedSender<Job>,
-    feed: Mutex<Option<mpsc::UnboundedReceiver<Delivery>>>,
+    feed: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Delivery>>>,
     _health: watch::Sender<Health>,
 }
 
@@ -57,10 +58,13 @@ pub(super) fn open() -> Opened {
         mode: Mutex::new(Mode::Answer(Stored::Yes)),
         entries: Mutex::default(),
         elsewhere: Mutex::default(),
+        estate: Mutex::default(),
+        lease: Mutex::new(watch::channel(NodeLease::Always).0),
+        nodes: Mutex::default(),
         is_announcing: Mutex::new(true),
         sent,
         jobs,
-        feed: Mutex::new(Some(feed)),
+        feed: Arc::new(tokio::sync::Mutex::new(feed)),
         _health: up,
     });
     let queue = Queue { inbox: inside.clone(), outbox: inside.clone(), presence: inside.clone(), store: inside.clone(), health };
@@ -110,17 +114,19 @@ impl Outbox for TestQueue {
 
 #[async_trait]
 impl Presence for TestQueue {
-    async fn open(&self, _node: &NodeId) -> Result<Box<dyn NodeFeed>, QueueError> {
-        let feed = self.feed.lock().unwrap().take().ok_or(QueueError::Closed)?;
-        Ok(Box::new(Feed(feed)))
+    async fn open(&self, node: &NodeId) -> Result<Box<dyn NodeFeed>, QueueError> {
+        self.nodes.lock().unwrap().push(node.clone());
+        let (sender, lease) = watch::channel(NodeLease::Always);
+        *self.lease.lock().unwrap() = sender;
+        Ok(Box::new(Feed { deliveries: Arc::clone(&self.feed), lease }))
     }
 
-    async fn enter(&self, entry: &Entry, _previous: Option<&Entry>) -> Result<(), QueueError> {
+    async fn enter(&self, entry: &Entry, _previous: Option<&Entry>) -> Result<Option<SessionId>, QueueError> {
         if !*self.is_announcing.lock().unwrap() {
             return Err(QueueError::Unreachable("by order of the test".to_owned()));
         }
         self.entries.lock().unwrap().insert(entry.session.to_string(), entry.clone());
-        Ok(())
+        Ok(self.elsewhere.lock().unwrap().clone())
     }
 
     async fn leave(&self, entry: &Entry) -> Result<(), QueueError> {
@@ -131,8 +137,13 @@ impl Presence for TestQueue {
         Ok(())
     }
 
+    async fn adopt(&self, _cleaner: &NodeId) -> Result<Adoption, QueueError> {
+        let again = Duration::from_millis(5);
+        Ok(self.estate.lock().unwrap().take().map_or(Adoption::Nothing { again }, Adoption::Node))
+    }
+
     async fn connection(&self, _id: &str) -> Result<Option<ConnectionInfo>, QueueError> {
-        Ok(self.elsewhere.lock().unwrap().clone())
+        Ok(None)
     }
 
     async fn user_connections(&self, _user: &str) -> Result<Vec<ConnectionInfo>, QueueError> {
@@ -144,12 +155,23 @@ impl Presence for TestQueue {
     }
 }
 
-struct Feed(mpsc::UnboundedReceiver<Delivery>);
+struct Feed {
+    deliveries: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Delivery>>>,
+    lease: watch::Receiver<NodeLease>,
+}
 
 #[async_trait]
 impl NodeFeed for Feed {
     async fn receive(&mut self) -> Option<Vec<Delivery>> {
-        self.0.recv().await.map(|delivery| vec![delivery])
+        let mut deliveries = self.deliveries.lock().await;
+        tokio::select! {
+            delivery = deliveries.recv() => delivery.map(|delivery| vec![delivery]),
+            _ = self.lease.wait_for(|lease| *lease == NodeLease::Lost) => None,
+        }
+    }
+
+    fn lease(&self) -> watch::Receiver<NodeLease> {
+        self.lease.clone()
     }
 
     async fn close(self: Box<Self>) {}

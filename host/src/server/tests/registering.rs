@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use plugsocket_plugin::call::{ConnectionInfo, Operation};
+use plugsocket_plugin::call::Operation;
 use serde_json::json;
 
 use super::harness::{House, until};
 use crate::wire::delivery::{Address, Body, Delivery};
+use crate::wire::ids::{NodeId, SessionId};
 use crate::wire::json::Json;
 
 #[tokio::test]
@@ -127,12 +128,13 @@ async fn a_newer_connection_with_the_same_id_replaces_the_older() {
 #[tokio::test]
 async fn an_older_connection_on_another_node_is_asked_to_go() {
     let mut house = House::open(|_| {}).await;
-    let info = ConnectionInfo { connection_id: "alice".to_owned(), user_id: None, node: "elsewhere".to_owned(), groups: Vec::new() };
-    *house.queue.elsewhere.lock().unwrap() = Some(info);
+    let older = SessionId::random(&NodeId::random().unwrap()).unwrap();
+    *house.queue.elsewhere.lock().unwrap() = Some(older.clone());
     let mut client = house.registered(json!({"connection_id": "alice"})).await;
-    let request = house.sent.recv().await.unwrap();
-    assert_eq!(request.to, [Address::Connection("alice".to_owned())]);
+    let mut request = house.sent.recv().await.unwrap();
+    assert_eq!(request.to, [Address::Session(older)]);
     assert!(matches!(request.body, Body::Close(_)));
+    request.to = vec![Address::Connection("alice".to_owned())];
     house.deliveries.send(request).unwrap();
     assert_eq!(client.close_code().await, 4009, "on the node that gets it, it means 4009");
 }
