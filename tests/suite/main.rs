@@ -11,6 +11,7 @@ mod drain;
 mod faults;
 mod flow;
 mod hostile;
+mod nodes;
 mod page;
 mod poison;
 mod reload;

@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
 use super::PATIENCE;
 
@@ -49,7 +50,9 @@ impl Client {
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
-        match tokio::time::timeout(PATIENCE, connect_async(request)).await {
+        // The default read buffer is 128 KiB for each of perhaps a thousand connections.
+        let settings = WebSocketConfig::default().read_buffer_size(4096);
+        match tokio::time::timeout(PATIENCE, connect_async_with_config(request, Some(settings), false)).await {
             Ok(Ok((socket, _))) => Ok(Self { socket, inbox: VecDeque::new(), next_id: 1, closed: None, patience: PATIENCE }),
             Ok(Err(Error::Http(response))) => Err(format!("HTTP {}", response.status().as_u16())),
             Ok(Err(error)) => Err(error.to_string()),
