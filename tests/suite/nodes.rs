@@ -123,7 +123,9 @@ async fn the_next_server_to_start_calls_what_the_only_one_left() {
     eventually("every disconnect", RETURN_TIME + PROMISED + SLACK, async || told_count(&app) >= CROWD).await;
     let (after_kill, after_start) = (killed.elapsed(), started.elapsed());
     cleaned(&app, &node_of(&clients)).await;
-    println!("{CROWD} connections of the only server, killed: disconnect {after_start:?} after its next start, {after_kill:?} after the kill");
+    println!(
+        "{CROWD} connections of the only server, killed: disconnect {after_start:?} after its next start, {after_kill:?} after the kill"
+    );
     assert_eq!(told(&app), expected(&clients, "node_lost"), "each once");
 }
 

@@ -31,7 +31,11 @@ async fn look(node: &Arc<Node>, stop: &CancellationToken) -> Duration {
     match node.queue.presence.adopt(&node.id).await {
         Ok(Adoption::Nothing { again }) => again,
         Ok(Adoption::Node(estate)) => {
-            if clean(node, &estate, stop).await { Duration::ZERO } else { PAUSE }
+            if clean(node, &estate, stop).await {
+                Duration::ZERO
+            } else {
+                PAUSE
+            }
         }
         Err(error) => {
             tracing::debug!(%error, "dead nodes can't be looked for");

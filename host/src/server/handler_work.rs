@@ -62,9 +62,7 @@ pub(super) async fn connect(node: &Arc<Node>, session: &Arc<Session>, connect: C
 fn admission_of(node: &Arc<Node>, session: &Arc<Session>, answer: &Answer) -> Admission {
     let text = || String::from_utf8_lossy(&answer.bytes).into_owned();
     match answer.status {
-        Status::Done if answer.bytes.is_empty() => {
-            granted(node, session, Box::default())
-        }
+        Status::Done if answer.bytes.is_empty() => granted(node, session, Box::default()),
         Status::Done => match serde_json::from_slice(&answer.bytes) {
             Ok(identity) => granted(node, session, identity),
             Err(error) => {
@@ -215,11 +213,8 @@ pub(super) async fn orphan(node: &Arc<Node>, orphan: Orphan) {
     if !estate.is_ours() {
         return;
     }
-    let sender = Sender {
-        connection_id: entry.connection_id.as_str().into(),
-        user_id: entry.user_id.as_deref().map(Into::into),
-        ip: String::new(),
-    };
+    let sender =
+        Sender { connection_id: entry.connection_id.as_str().into(), user_id: entry.user_id.as_deref().map(Into::into), ip: String::new() };
     let given_up = match tell(node, &entry.session, (&entry.identity, NODE_LOST), Some(sender)).await {
         Ok(()) => false,
         Err(CallFailure::NoHandler) => {

@@ -130,7 +130,8 @@ fn a_claim_that_is_kept_stays_and_one_that_is_released_passes_on_at_once() {
     run(|backend| async move {
         let (first, second, dead) = (node(), node(), node());
         let other = backend.other();
-        let _feeds = [patiently(backend.queue.presence.open(&first)).await.unwrap(), patiently(other.presence.open(&second)).await.unwrap()];
+        let _feeds =
+            [patiently(backend.queue.presence.open(&first)).await.unwrap(), patiently(other.presence.open(&second)).await.unwrap()];
         die(&backend, &dead, &[entry(&session(&dead), None, None, &[])]).await;
         let kept = adopt(&backend.queue, &first).await;
         let _ = time::timeout(backend.options.lease * 3, kept.keep()).await;

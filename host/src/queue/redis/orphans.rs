@@ -23,7 +23,7 @@ use crate::queue::{Adoption, Entry, Estate, QueueError};
 use crate::wire::ids::{NodeId, SessionId};
 
 /// Roster fields per step, about.
-const ORPHANS_COUNT: usize = 100;
+const ORPHANS_COUNT: usize = 128;
 /// A process that was frozen for longer than that does not learn that it was cleaned up after.
 const GONE_TTL: Duration = Duration::from_secs(2 * 24 * 3600);
 /// A look follows the end of a lease by this much: scores are whole milliseconds.

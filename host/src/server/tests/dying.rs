@@ -33,7 +33,8 @@ async fn a_disconnect_waits_for_the_lease_and_holds_nobody_up() {
     house.call().await;
     assert!(house.try_call().is_none());
     set_lease(&house, NodeLease::Until(Instant::now() + Duration::from_secs(60)));
-    let mut told = [house.disconnected("client").await["connection_id"].clone(), house.disconnected("client").await["connection_id"].clone()];
+    let mut told =
+        [house.disconnected("client").await["connection_id"].clone(), house.disconnected("client").await["connection_id"].clone()];
     told.sort_by_key(Value::to_string);
     assert_eq!(told, ["a", "b"]);
     until("the queue forgets them", || house.queue.entries.lock().unwrap().len() == 1).await;
@@ -124,7 +125,7 @@ impl Estate for TestEstate {
     }
 
     async fn keep(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn next(&self) -> Result<Option<Vec<Entry>>, QueueError> {
@@ -157,7 +158,10 @@ async fn orphans_get_their_disconnect_and_are_buried() {
     let mut told = Vec::new();
     for _ in 0..13 {
         let identity = house.disconnected("node_lost").await;
-        assert_eq!((&identity["user_id"], identity["connection_id"].as_str().unwrap()), (&json!(7), format!("c{}", identity["fields"]["nick"]).as_str()));
+        assert_eq!(
+            (&identity["user_id"], identity["connection_id"].as_str().unwrap()),
+            (&json!(7), format!("c{}", identity["fields"]["nick"]).as_str())
+        );
         told.push(identity["connection_id"].to_string());
     }
     told.sort();

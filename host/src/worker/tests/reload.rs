@@ -49,7 +49,13 @@ async fn replacing_the_plugin_loses_and_reorders_nothing() {
     let mut feed = queue.presence.open(&node).await.unwrap();
     let sessions: Vec<SessionId> = (0..SESSIONS).map(|_| SessionId::random(&node).unwrap()).collect();
     for session in &sessions {
-        let entry = Entry { session: session.clone(), connection_id: session.to_string(), user_id: None, groups: Vec::new(), identity: Bytes::new() };
+        let entry = Entry {
+            session: session.clone(),
+            connection_id: session.to_string(),
+            user_id: None,
+            groups: Vec::new(),
+            identity: Bytes::new(),
+        };
         queue.presence.enter(&entry, None).await.unwrap();
     }
     let worker = NodeId::random().unwrap();
