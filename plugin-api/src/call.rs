@@ -236,7 +236,8 @@ pub struct RefusalWire {
 pub struct DisconnectCall {
     /// What `connect` granted, the connection id filled in.
     pub identity: IdentityWire,
-    /// Why it ended: `client`, `application`, `idle`, `slow_consumer`, `draining`, `replaced`, `reregistered`, `policy`, `protocol`, `lost`.
+    /// Why it ended: `client`, `application`, `idle`, `slow_consumer`, `draining`, `replaced`, `reregistered`, `policy`, `protocol`, `lost`,
+    /// `node_lost`.
     pub reason: String,
 }
 

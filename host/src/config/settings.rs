@@ -211,7 +211,7 @@ pub struct QueueSettings {
     /// How long an unconfirmed write is tried again.
     #[serde(with = "humantime_serde")]
     pub confirm_timeout: Duration,
-    /// After this long without renewal a worker's partitions pass to others.
+    /// After this long without renewal a worker's partitions, and a server's `disconnect` calls, pass to others.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
     /// Dead letters kept per partition.

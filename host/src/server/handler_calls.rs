@@ -15,7 +15,7 @@ use super::node::Node;
 use super::registration::Registration;
 use super::session::Session;
 use crate::lanes::Lanes;
-use crate::queue::{Entry, Estate, NodeLease};
+use crate::queue::{Entry, Estate};
 use crate::wire::envelope::ClientId;
 use crate::wire::ids::SessionId;
 use crate::wire::json::Json;
@@ -279,15 +279,12 @@ async fn run(node: Arc<Node>, key: SessionId, item: Item) {
         match item {
             Item::Session(session, Work::Connect(connect)) => handler_work::connect(&node, &session, connect).await,
             Item::Session(session, Work::Fallback(fallback)) => handler_work::fallback(&node, &session, &fallback).await,
-            Item::Session(session, Work::Disconnect(disconnect)) => match node.hold.lease() {
-                Some(NodeLease::Lost) if disconnect.is_announced => handler_work::forget(&node, &session, *disconnect),
-                lease if disconnect.is_announced && !lease.is_some_and(NodeLease::is_held) => {
-                    node.calls.park(&node, key, session, disconnect);
-                    next = node.calls.advance(None);
-                    continue;
-                }
-                _ => handler_work::disconnect(&node, &session, *disconnect).await,
-            },
+            Item::Session(session, Work::Disconnect(disconnect)) if disconnect.is_announced && !node.hold.is_held() => {
+                node.calls.park(&node, key, session, disconnect);
+                next = node.calls.advance(None);
+                continue;
+            }
+            Item::Session(session, Work::Disconnect(disconnect)) => handler_work::disconnect(&node, &session, *disconnect).await,
             Item::Orphan(orphan) => handler_work::orphan(&node, *orphan).await,
         }
         next = node.calls.advance(Some(&key));

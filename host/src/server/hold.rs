@@ -29,14 +29,18 @@ impl Hold {
         let _ = self.lease.subscribe().wait_for(Option::is_some).await;
     }
 
-    /// The lease as it was last heard of; `None` before the feed is open.
-    pub fn lease(&self) -> Option<NodeLease> {
-        self.lease.borrow().as_ref().map(|lease| *lease.borrow())
+    /// Whether the node is surely ours at this moment.
+    pub fn is_held(&self) -> bool {
+        self.last().is_some_and(NodeLease::is_held)
     }
 
     /// Whether a cleaner has the node.
     pub fn is_lost(&self) -> bool {
-        self.lease() == Some(NodeLease::Lost)
+        self.last() == Some(NodeLease::Lost)
+    }
+
+    fn last(&self) -> Option<NodeLease> {
+        self.lease.borrow().as_ref().map(|lease| *lease.borrow())
     }
 
     /// Resolves when it is known whether the node is ours: false when it is lost. Never, when the feed is closed before.

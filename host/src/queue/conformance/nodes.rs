@@ -164,12 +164,20 @@ fn nobody_is_adopted_after_a_stall_of_redis() {
         };
         let mut adopted = [0, 0];
         let [first, second] = &mut adopted;
+        let nodes_key = key(&backend, "}:nodes");
         let stall = async {
-            for pause in [1_300, 400, 2_500] {
+            // The last one is longer than any call waits, so that every connection is made anew.
+            for pause in [400, 1_300, 4_000] {
                 server.signal("STOP");
                 time::sleep(Duration::from_millis(pause)).await;
                 server.signal("CONT");
-                time::sleep(Duration::from_millis(2_500)).await;
+                if pause > 1_000 {
+                    // A third node, which comes back later than these two.
+                    backend.command::<()>(redis::cmd("ZADD").arg(&nodes_key).arg(1).arg("third"));
+                    time::sleep(Duration::from_millis(2_500)).await;
+                    backend.command::<()>(redis::cmd("ZREM").arg(&nodes_key).arg("third"));
+                }
+                time::sleep(Duration::from_millis(1_500)).await;
             }
         };
         tokio::select! {

@@ -86,6 +86,7 @@ async fn what_waits_at_the_end_of_a_drain_is_left_to_others() {
     until("it waits", || house.sessions.handler_calls() == 1).await;
     assert_eq!(house.drained().await.calls_cut, 1);
     set_lease(&house, NodeLease::Always);
+    tokio::time::sleep(Duration::from_millis(100)).await;
     house.no_more_calls();
     assert_eq!(house.queue.entries.lock().unwrap().len(), 1, "where they find it");
 }
