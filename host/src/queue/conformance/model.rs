@@ -108,7 +108,7 @@ fn movement() -> impl Strategy<Value = Move> {
     ];
     let groups = prop::sample::subsequence(vec!["g", "h"], 0..=2);
     prop_oneof![
-        (0..PEOPLE, prop::option::of(alias()), prop::option::of(user()), groups).prop_map(|(who, alias, user, groups)| Move::Enter {
+        (0..PEOPLE, prop::option::weighted(0.8, alias()), prop::option::of(user()), groups).prop_map(|(who, alias, user, groups)| Move::Enter {
             who,
             alias,
             user,
@@ -198,7 +198,7 @@ impl Nodes {
 
 #[test]
 fn presence_and_deliveries_agree() {
-    agree(16, 30, movement(), |memory, redis, steps| async move {
+    agree(24, 60, movement(), |memory, redis, steps| async move {
         let nodes = [NodeId::random().unwrap(), NodeId::random().unwrap()];
         let sessions: Vec<SessionId> = (0..PEOPLE).map(|who| SessionId::random(&nodes[who % 2]).unwrap()).collect();
         let (mut one, mut other) = (Nodes::open(&memory, &nodes).await, Nodes::open(&redis, &nodes).await);
