@@ -9,6 +9,7 @@ pub mod load;
 pub mod plugin;
 pub mod process;
 pub mod redis;
+pub mod report;
 pub mod sequence;
 
 use std::time::Duration;
