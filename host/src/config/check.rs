@@ -40,8 +40,19 @@ pub(super) fn check(settings: &Settings) -> Result<(), Fault> {
     }
     // Never with the value: it may hold a password.
     if settings.queue != "memory" && !QUEUES.iter().any(|scheme| settings.queue.starts_with(scheme)) {
-        return fault("queue", "must be redis://[user:password@]host[:port][/db], unix:///path, or memory (for `plugsocket dev`)");
+        return fault(
+            "queue",
+            "must be redis:// or rediss://[user:password@]host[:port][/db], unix:///path, or memory (for `plugsocket dev`)",
+        );
     }
+    if settings.queue.contains('#') {
+        return fault(
+            "queue",
+            "must not end in #insecure, which would let anybody play Redis: name its CA's file in `queue_options.tls_ca_file` instead \
+             (a `#` in a password is written %23)",
+        );
+    }
+    check_tls_files(settings)?;
     if let Err(reason) = check_log_level(&settings.log_level) {
         return fault("log_level", &reason);
     }
@@ -96,6 +107,26 @@ pub(super) fn check(settings: &Settings) -> Result<(), Fault> {
         return fault("limits.frame_in_max", "must be at most 16MiB");
     }
     positive(settings)
+}
+
+fn check_tls_files(settings: &Settings) -> Result<(), Fault> {
+    let options = &settings.queue_options;
+    let files = [
+        ("tls_ca_file", options.tls_ca_file.is_some()),
+        ("tls_cert_file", options.tls_cert_file.is_some()),
+        ("tls_key_file", options.tls_key_file.is_some()),
+    ];
+    let fault = |key: &str, reason: &str| Err(Fault { key: format!("queue_options.{key}"), reason: reason.to_owned() });
+    match files.iter().find(|(_, is_set)| *is_set) {
+        // `plugsocket dev` puts `memory` in the place of whatever the file says.
+        Some((key, _)) if !settings.queue.starts_with("rediss://") && settings.queue != "memory" => return fault(key, "is only for rediss:// in `queue`"),
+        _ => {}
+    }
+    match (files[1].1, files[2].1) {
+        (true, false) => fault("tls_cert_file", "needs its key too: `queue_options.tls_key_file`"),
+        (false, true) => fault("tls_key_file", "needs its certificate too: `queue_options.tls_cert_file`"),
+        _ => Ok(()),
+    }
 }
 
 /// A word alone must be a level: the filter would take a misspelt one for the name of a module, and log nothing.

@@ -114,8 +114,10 @@ pub(super) fn load_text(path: &Path, text: &str, overrides: &[Override]) -> Resu
     let folder = path.parent().unwrap_or(Path::new("."));
     // Against the current folder once and for all, so that it does not matter where the process goes later.
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-    for dir in [&mut settings.plugins_dir, &mut settings.state_dir] {
-        *dir = normalize(&folder.join(&*dir));
+    let options = &mut settings.queue_options;
+    let files = [&mut options.tls_ca_file, &mut options.tls_cert_file, &mut options.tls_key_file];
+    for path in [&mut settings.plugins_dir, &mut settings.state_dir].into_iter().chain(files.into_iter().flatten()) {
+        *path = normalize(&folder.join(&*path));
     }
     Ok(settings)
 }
@@ -293,6 +295,9 @@ mod tests {
             ("log_level = \"inof\"", "x.toml:1: `log_level`: `inof` is no level"),
             ("log_level = \"info,plugsocket=lots\"", "x.toml:1: `log_level`: "),
             ("queue = \"reddis://user:secret@host\"", "x.toml:1: `queue`: must be"),
+            ("queue = \"rediss://user:secret@host#insecure\"", "x.toml:1: `queue`: must not end in #insecure"),
+            ("[queue_options]\ntls_ca_file = \"a\"", "x.toml:2: `queue_options.tls_ca_file`: is only for rediss://"),
+            ("queue = \"rediss://h\"\n[queue_options]\ntls_key_file = \"a\"", "x.toml:3: `queue_options.tls_key_file`: needs"),
             ("[limits]\norigins = [\"*\", \"example.org\"]", "x.toml:2: `limits.origins`: `example.org` is no origin"),
             ("[limits]\norigins = [\"https://*.example.org\"]", "x.toml:2: `limits.origins`: "),
             ("[server]\ndrain_timeout = \"500000years\"", "x.toml:2: `server.drain_timeout`: must be at most"),

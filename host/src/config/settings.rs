@@ -16,7 +16,7 @@ use super::actions::{ActionSettings, PluginSettings};
 pub struct Settings {
     /// Name of the application in every queue key; `[A-Za-z0-9_-]{1,64}`.
     pub app: String,
-    /// `redis://…`, or `memory` for `plugsocket dev`.
+    /// `redis://…`, `rediss://…`, `unix://…`, or `memory` for `plugsocket dev`.
     pub queue: String,
     /// Where plugins are dropped; relative to the config file's folder.
     pub plugins_dir: PathBuf,
@@ -222,6 +222,12 @@ pub struct QueueSettings {
     /// Default time to live of the plugins' stored values; "0s" = for ever.
     #[serde(with = "humantime_serde")]
     pub store_ttl: Duration,
+    /// For `rediss://`: who signed the server's certificate (PEM); relative to the config file's folder.
+    pub tls_ca_file: Option<PathBuf>,
+    /// For `rediss://`: our own certificate (PEM), with its key.
+    pub tls_cert_file: Option<PathBuf>,
+    /// The key of `tls_cert_file` (PEM).
+    pub tls_key_file: Option<PathBuf>,
 }
 
 impl Default for QueueSettings {
@@ -235,6 +241,9 @@ impl Default for QueueSettings {
             dead_max: 10_000,
             dead_age_max: Duration::from_secs(30 * 24 * 3600),
             store_ttl: Duration::from_secs(30 * 24 * 3600),
+            tls_ca_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
         }
     }
 }
@@ -333,12 +342,14 @@ impl Default for Limits {
 pub struct PhpSettings {
     /// Lists that PHP pushes to; empty = `queues:<app>_out` and `queues:{<app>_out}`.
     pub lists: Vec<String>,
+    /// Put before the name of every list: what PHP's client puts there by itself, Laravel's `REDIS_PREFIX`.
+    pub prefix: String,
     /// Longest list item.
     pub item_max: ByteSize,
 }
 
 impl Default for PhpSettings {
     fn default() -> Self {
-        Self { lists: Vec::new(), item_max: ByteSize::mib(1) }
+        Self { lists: Vec::new(), prefix: String::new(), item_max: ByteSize::mib(1) }
     }
 }

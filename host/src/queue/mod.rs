@@ -9,6 +9,7 @@ mod presence;
 pub mod redis;
 mod store_limits;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -224,6 +225,17 @@ pub trait Store: Send + Sync {
     async fn run(&self, plugin: &str, request: StoreRequest) -> Result<StoreAnswer, QueueError>;
 }
 
+/// The files that TLS to Redis may need, in PEM; read when the queue is opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Who signed the server's certificate; the public authorities when absent.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate, for a server that asks for one; with its key.
+    pub certificate: Option<PathBuf>,
+    /// The key of [`Self::certificate`].
+    pub key: Option<PathBuf>,
+}
+
 /// Settings both implementations share.
 #[derive(Debug, Clone)]
 pub struct QueueOptions {
@@ -251,6 +263,8 @@ pub struct QueueOptions {
     pub php_lists: Vec<String>,
     /// Longest list item, in bytes.
     pub php_item_bytes_max: usize,
+    /// Files for a `rediss://` URL.
+    pub tls: TlsFiles,
 }
 
 impl QueueOptions {
@@ -258,12 +272,10 @@ impl QueueOptions {
     #[must_use]
     pub fn from_settings(settings: &Settings) -> Self {
         let options = &settings.queue_options;
-        let PhpSettings { lists, item_max } = &settings.php;
-        let php_lists = if lists.is_empty() {
-            vec![format!("queues:{}_out", settings.app), format!("queues:{{{}_out}}", settings.app)]
-        } else {
-            lists.clone()
-        };
+        let PhpSettings { lists, prefix, item_max } = &settings.php;
+        let default_lists = [format!("queues:{}_out", settings.app), format!("queues:{{{}_out}}", settings.app)];
+        let lists = if lists.is_empty() { &default_lists[..] } else { &lists[..] };
+        let php_lists = lists.iter().map(|list| format!("{prefix}{list}")).collect();
         Self {
             app: settings.app.clone(),
             partitions: options.partitions,
@@ -277,6 +289,11 @@ impl QueueOptions {
             store_ttl: options.store_ttl,
             php_lists,
             php_item_bytes_max: usize::try_from(item_max.as_u64()).unwrap_or(usize::MAX),
+            tls: TlsFiles {
+                ca: options.tls_ca_file.clone(),
+                certificate: options.tls_cert_file.clone(),
+                key: options.tls_key_file.clone(),
+            },
         }
     }
 }

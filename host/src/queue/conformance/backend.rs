@@ -11,7 +11,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::queue::{Consumer, Entry, Queue, QueueOptions, Stored, Taken, memory, redis as redis_queue};
+use crate::queue::{Consumer, Entry, Queue, QueueOptions, Stored, Taken, TlsFiles, memory, redis as redis_queue};
 use crate::wire::ids::{NodeId, SessionId};
 use crate::wire::job::Job;
 use crate::wire::json::Json;
@@ -131,6 +131,7 @@ pub(super) fn options() -> QueueOptions {
         dead_age_max: Duration::from_secs(3600),
         store_ttl: Duration::ZERO,
         php_item_bytes_max: 64 << 10,
+        tls: TlsFiles::default(),
     }
 }
 

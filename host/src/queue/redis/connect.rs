@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, Cmd, IntoConnectionInfo, RedisError, Value};
+use redis::{Cmd, RedisError, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use super::answers::{integer, server_error, text};
+use super::address::Address;
+use super::answers::{integer, is_passing, server_error, text};
 use super::keys::{FORMAT_VERSION, Keys};
 use super::pauses::{Backoff, REMIND_INTERVAL};
 use super::scripts;
@@ -25,9 +25,6 @@ pub(super) const BLOCK: Duration = Duration::from_secs(1);
 /// A blocking read's own deadline is later than its end inside Redis: otherwise its answer would get lost.
 pub(super) const BLOCKING_TIMEOUT: Duration = BLOCK.saturating_add(Duration::from_secs(2));
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-const USER_TIMEOUT: Duration = Duration::from_secs(10);
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a call waits for a connection.
 const BLIP: Duration = Duration::from_secs(1);
@@ -51,7 +48,7 @@ pub(super) struct Fence {
 
 /// Opens connections, and keeps the one for short calls alive.
 pub(super) struct Connector {
-    client: redis::Client,
+    address: Address,
     keys: Keys,
     partitions_wanted: u32,
     /// As stored in Redis; 0 until the first connection.
@@ -71,20 +68,12 @@ impl Connector {
     /// # Errors
     /// [`QueueError::Invalid`] for a URL or an app name that can't be used.
     pub(super) fn new(url: &str, options: &QueueOptions, stop: CancellationToken) -> Result<(Self, watch::Receiver<Health>), QueueError> {
-        let invalid = |error: RedisError| {
-            QueueError::Invalid(format!("queue URL is not like redis://[user:password@]host:port/db or unix:///path: {error}"))
-        };
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE);
-        let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
-        #[cfg(target_os = "linux")]
-        let settings = settings.set_user_timeout(USER_TIMEOUT);
-        let info = url.into_connection_info().map_err(invalid)?.set_tcp_settings(settings);
-        let client = redis::Client::open(info).map_err(invalid)?;
+        let address = Address::parse(url, &options.tls)?;
         let keys = Keys::new(&options.app)
             .ok_or_else(|| QueueError::Invalid(format!("app name `{}` is not 1 to 64 of A-Z a-z 0-9 _ -", options.app)))?;
         let (health, receiver) = watch::channel(Health::Down("not connected yet".to_owned()));
         let connector = Self {
-            client,
+            address,
             keys,
             partitions_wanted: options.partitions.max(1),
             partitions: AtomicU32::new(0),
@@ -113,9 +102,7 @@ impl Connector {
 
     /// A new connection of its own. `response_timeout` bounds every command on it.
     pub(super) async fn connect(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_TIMEOUT)).set_response_timeout(Some(response_timeout));
-        self.client.get_multiplexed_async_connection_with_config(&config).await
+        self.address.connect(response_timeout).await
     }
 
     /// As [`Self::connect`], and makes sure that nothing more is executed of what was sent on the connection before: a stalled Redis
@@ -197,7 +184,12 @@ impl Connector {
             answer = connection.send_packed_command(command).await;
         }
         match answer {
-            Ok(Value::ServerError(error)) => Err(server_error(&error)),
+            Ok(Value::ServerError(error)) => {
+                if is_passing(&error) {
+                    self.report_broken();
+                }
+                Err(server_error(&error))
+            }
             Ok(value) => Ok(value),
             Err(error) => Err(self.failed(&error)),
         }
@@ -267,7 +259,7 @@ impl Connector {
     }
 
     async fn establish(&self) -> Result<MultiplexedConnection, QueueError> {
-        let unreachable = |error: RedisError| QueueError::Unreachable(error.to_string());
+        let unreachable = |error: RedisError| QueueError::Unreachable(self.address.explain(&error));
         let mut connection = self.connect(CALL_TIMEOUT).await.map_err(unreachable)?;
         let info = connection.send_packed_command(redis::cmd("INFO").arg("memory")).await.map_err(unreachable)?;
         check_policy(&text(&info))?;

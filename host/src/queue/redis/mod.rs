@@ -1,5 +1,6 @@
 //! The queue in Redis: streams with leased partitions in, one stream per node out.
 
+mod address;
 mod answers;
 mod batch;
 mod batcher;
