@@ -119,7 +119,9 @@ fn check_tls_files(settings: &Settings) -> Result<(), Fault> {
     let fault = |key: &str, reason: &str| Err(Fault { key: format!("queue_options.{key}"), reason: reason.to_owned() });
     match files.iter().find(|(_, is_set)| *is_set) {
         // `plugsocket dev` puts `memory` in the place of whatever the file says.
-        Some((key, _)) if !settings.queue.starts_with("rediss://") && settings.queue != "memory" => return fault(key, "is only for rediss:// in `queue`"),
+        Some((key, _)) if !settings.queue.starts_with("rediss://") && settings.queue != "memory" => {
+            return fault(key, "is only for rediss:// in `queue`");
+        }
         _ => {}
     }
     match (files[1].1, files[2].1) {

@@ -100,8 +100,11 @@ pub fn is_reserved_connection_id(id: &str) -> bool {
 }
 
 fn is_session_form(text: &str) -> bool {
-    let is_random = |part: &str, chars: usize| part.len() == chars && part.bytes().all(|byte| ALPHABET.contains(&byte));
-    text.split_once('.').is_some_and(|(node, random)| is_random(node, NODE_CHARS) && is_random(random, SESSION_CHARS))
+    // As ALPHABET has it.
+    let is_random =
+        |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'z') && !matches!(byte, b'i' | b'l' | b'o' | b'u'));
+    let (text, dot) = (text.as_bytes(), NODE_CHARS);
+    text.len() == dot + 1 + SESSION_CHARS && text[dot] == b'.' && is_random(&text[..dot]) && is_random(&text[dot + 1..])
 }
 
 fn random_text(chars: usize) -> Result<String, getrandom::Error> {
@@ -123,6 +126,16 @@ mod tests {
         assert!(is_reserved_connection_id(session.as_str()));
         assert!(is_reserved_connection_id("~abc"));
         assert!(!is_reserved_connection_id("alice.smith"));
+    }
+
+    #[test]
+    fn the_form_is_that_of_the_alphabet() {
+        for byte in 0..=127_u8 {
+            let text = format!("0123456789a{0}.0123456789abcdefghjkmnp{0}", char::from(byte));
+            assert_eq!(SessionId::parse(&text).is_some(), ALPHABET.contains(&byte), "{text:?}");
+        }
+        assert_eq!(SessionId::parse("0123456789ab.0123456789abcdefghjkmnpq1"), None);
+        assert_eq!(SessionId::parse("0123456789ab-0123456789abcdefghjkmnpq"), None);
     }
 
     #[test]

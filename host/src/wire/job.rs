@@ -1,5 +1,6 @@
 //! One client message in the incoming queue, and its fields there.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -66,16 +67,17 @@ pub enum JobError {
 /// Field `m`: what does not deserve a field of its own.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-struct MetaField {
-    session: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    ip: String,
+struct MetaField<'field> {
+    #[serde(borrow)]
+    session: Cow<'field, str>,
+    #[serde(borrow, skip_serializing_if = "str::is_empty")]
+    ip: Cow<'field, str>,
     #[serde(skip_serializing_if = "is_zero")]
     attempts: u32,
     #[serde(skip_serializing_if = "is_zero")]
     unserved: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
+    id: Option<Cow<'field, str>>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -93,23 +95,30 @@ impl Job {
     /// The stream fields, named by [`JOB_FIELDS`]; absent ids are empty.
     #[must_use]
     pub fn to_fields(&self) -> [Bytes; 8] {
+        self.with_fields(|fields| fields.map(Bytes::copy_from_slice))
+    }
+
+    /// As [`Self::to_fields`], lent.
+    pub fn with_fields<T>(&self, lend: impl FnOnce([&[u8]; 8]) -> T) -> T {
+        let (sequence, time) = (self.sequence.to_string(), self.time_ms.to_string());
         let meta = MetaField {
-            session: self.session.to_string(),
-            ip: self.ip.clone(),
+            session: Cow::Borrowed(self.session.as_str()),
+            ip: Cow::Borrowed(&self.ip),
             attempts: self.attempts,
             unserved: self.unserved,
-            id: self.scheduled_id.clone(),
+            id: self.scheduled_id.as_deref().map(Cow::Borrowed),
         };
-        [
-            Bytes::copy_from_slice(self.connection_id.as_bytes()),
-            self.user_id.as_ref().map_or_else(Bytes::new, |user| Bytes::copy_from_slice(user.as_bytes())),
-            Bytes::copy_from_slice(self.action.as_bytes()),
-            self.sequence.to_string().into(),
-            self.time_ms.to_string().into(),
-            self.client_id.as_ref().map_or_else(Bytes::new, |id| Bytes::copy_from_slice(id.as_json().as_bytes())),
-            serde_json::to_vec(&meta).unwrap_or_default().into(),
-            self.data.clone().into_bytes(),
-        ]
+        let meta = serde_json::to_vec(&meta).unwrap_or_default();
+        lend([
+            self.connection_id.as_bytes(),
+            self.user_id.as_ref().map_or(&[], |user| user.as_bytes()),
+            self.action.as_bytes(),
+            sequence.as_bytes(),
+            time.as_bytes(),
+            self.client_id.as_ref().map_or(&[], |id| id.as_json().as_bytes()),
+            &meta,
+            self.data.as_bytes(),
+        ])
     }
 
     /// Reads a job from stream fields, in any order; unknown ones are ignored.
@@ -147,10 +156,10 @@ impl Job {
             sequence: number(3)?,
             time_ms: number(4)?,
             client_id,
-            ip: meta.ip,
+            ip: meta.ip.into_owned(),
             attempts: meta.attempts,
             unserved: meta.unserved,
-            scheduled_id: meta.id,
+            scheduled_id: meta.id.map(Cow::into_owned),
             data: Json::parse(Bytes::copy_from_slice(bytes(7)?)).map_err(|error| bad(7, error.to_string()))?,
         })
     }

@@ -1,14 +1,20 @@
 //! Where Redis is and how to get in: the URL, the files for TLS, and errors that say which of them is wrong.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisError,
-    TlsCertificates,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion,
+    RedisError, TlsCertificates,
 };
+use rustls::ClientConfig;
+use tokio::time;
+
+use super::link::{Link, LinkError};
+use super::socket;
 
 use crate::queue::{QueueError, TlsFiles};
 
@@ -22,6 +28,8 @@ const UNIX_KEYS: [&str; 3] = ["db", "user", "pass"];
 /// A Redis that can be connected to.
 pub(super) struct Address {
     client: Client,
+    info: ConnectionInfo,
+    tls: Option<Arc<ClientConfig>>,
     /// For people: without user and password.
     place: String,
     ca_file: Option<PathBuf>,
@@ -54,15 +62,17 @@ impl Address {
             ConnectionAddr::Unix(path) => format!("unix://{}", path.display()),
             _ => "Redis".to_owned(),
         };
-        let client = if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+        let (client, tls_config) = if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
             // The first one stays: somebody may have installed it before.
             let _ = rustls::crypto::ring::default_provider().install_default();
-            Client::build_with_tls(info, certificates(tls)?)
-                .map_err(|error| QueueError::Invalid(format!("a file for TLS to Redis is no PEM of its kind: {error}")))?
+            let certificates = certificates(tls)?;
+            let no_pem = |error: String| QueueError::Invalid(format!("a file for TLS to Redis is no PEM of its kind: {error}"));
+            let config = socket::tls_config(&certificates).map_err(|error| no_pem(error.to_string()))?;
+            (Client::build_with_tls(info.clone(), certificates).map_err(|error| no_pem(error.to_string()))?, Some(config))
         } else {
-            Client::open(info).map_err(invalid)?
+            (Client::open(info.clone()).map_err(invalid)?, None)
         };
-        Ok(Self { client, place, ca_file: tls.ca.clone() })
+        Ok(Self { client, info, tls: tls_config, place, ca_file: tls.ca.clone() })
     }
 
     /// A new connection. `response_timeout` bounds every command on it.
@@ -70,6 +80,11 @@ impl Address {
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_TIMEOUT)).set_response_timeout(Some(response_timeout));
         self.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// A new connection of our own kind, logged in.
+    pub(super) async fn link(&self) -> Result<Link, LinkError> {
+        time::timeout(CONNECT_TIMEOUT, socket::open(&self.info, self.tls.as_ref())).await.unwrap_or(Err(LinkError::Late(CONNECT_TIMEOUT)))
     }
 
     /// A failed connection in the operator's words: where, why, and what mends it.
@@ -116,7 +131,8 @@ fn check_query(url: &str) -> Result<(), QueueError> {
     let Some((_, query)) = url.split_once('?') else { return Ok(()) };
     let is_unix = url.split(':').next().is_some_and(|scheme| scheme.ends_with("unix"));
     let unknown = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default()).find(|key| !(is_unix && UNIX_KEYS.contains(key)));
-    let takes = if is_unix { "takes db, user and pass behind the `?`" } else { "takes no `?`: the database is its path, redis://host:port/3" };
+    let takes =
+        if is_unix { "takes db, user and pass behind the `?`" } else { "takes no `?`: the database is its path, redis://host:port/3" };
     match unknown {
         Some(_) => Err(QueueError::Invalid(format!("queue URL {takes}; write %3F for one in a password"))),
         None => Ok(()),

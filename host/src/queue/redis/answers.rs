@@ -2,13 +2,15 @@
 
 use redis::Value;
 
+use super::resp::{self, Walk};
 use crate::queue::QueueError;
+use crate::wire::job::JOB_FIELDS;
+
+/// Names and values of an entry's fields; none when it was deleted.
+pub(super) type Fields<'answer> = Vec<(&'answer [u8], &'answer [u8])>;
 
 /// What is kept of each field of an entry that can't be used.
 const GARBAGE_FIELD_BYTES_MAX: usize = 4 << 10;
-
-/// A stream's entry: its id and its fields; no fields when it was deleted.
-pub(super) type RawEntry = (String, Vec<(Vec<u8>, Vec<u8>)>);
 
 /// What a server's error means for the caller.
 pub(super) fn server_error(error: &redis::ServerError) -> QueueError {
@@ -44,22 +46,35 @@ pub(super) fn integer(value: &Value) -> Option<i64> {
     }
 }
 
-/// An entry of a stream.
-pub(super) fn raw_entry(value: &Value) -> Option<RawEntry> {
-    let Value::Array(parts) = value else { return None };
-    let entry = text(parts.first()?);
-    let mut fields = Vec::new();
-    if let Some(Value::Array(flat)) = parts.get(1) {
-        for pair in flat.chunks_exact(2) {
-            if let [Value::BulkString(name), Value::BulkString(value)] = pair {
-                fields.push((name.clone(), value.clone()));
-            }
-        }
-    }
-    Some((entry, fields))
-}
-
 /// As much of a field as is worth keeping when it can't be used.
 pub(super) fn beginning(field: &[u8]) -> &[u8] {
     &field[..field.len().min(GARBAGE_FIELD_BYTES_MAX)]
+}
+
+/// An answer that is an error, as one of ours.
+pub(super) fn refusal(answer: &[u8]) -> QueueError {
+    match resp::value(answer) {
+        Ok(Value::ServerError(error)) if error.code() == "NOGROUP" => QueueError::Refused(error.to_string()),
+        Ok(Value::ServerError(error)) => server_error(&error),
+        other => QueueError::Refused(format!("Redis answered {other:?}")),
+    }
+}
+
+/// Steps over one entry; `None` for one that is none.
+pub(super) fn raw_entry<'answer>(walk: &mut Walk<'answer>) -> Option<(&'answer str, Fields<'answer>)> {
+    let parts = walk.array()?;
+    let entry = walk.bulk();
+    let mut fields = Vec::with_capacity(JOB_FIELDS.len());
+    if parts > 1
+        && let Some(values) = walk.array()
+    {
+        for _ in 0..values / 2 {
+            if let (Some(name), Some(value)) = (walk.bulk(), walk.bulk()) {
+                fields.push((name, value));
+            }
+        }
+        walk.skip(values % 2);
+    }
+    walk.skip(parts.saturating_sub(2));
+    Some((std::str::from_utf8(entry?).ok()?, fields))
 }

@@ -1,31 +1,26 @@
-//! One pipeline of the writer: how writes become commands, and how answers find those who wait for them.
+//! One pipeline of the writer: what is written, and how answers find those who wait for them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use redis::{Cmd, Pipeline, Value};
+use redis::{Cmd, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::answers::{is_passing, server_error};
-use super::keys::{GROUP, Keys};
-use super::scripts::{DELIVER, evalsha};
+use super::commands::{Commands, Packing, deliver};
+use super::encode::Acks;
 use crate::queue::{OnStored, QueueError, Stored};
 use crate::wire::ids::NodeId;
-
-/// A pipeline is closed when it holds this much.
-const BATCH_BYTES_MAX: usize = 1 << 20;
-/// Deliveries to one node share a stream entry up to this size; a larger one goes alone.
-const PACK_BYTES_MAX: usize = 16 << 10;
 
 /// Name of a delivery's write.
 pub(super) const DELIVERY: &str = "delivery";
 
-/// Told when the settlement of an entry is stored.
+/// Told when the settlements of entries are stored.
 pub(super) trait Settlements: Send + Sync {
-    fn settled(&self, partition: u32, entry: &str);
+    fn settled(&self, partition: u32, entries: &[String]);
 }
 
 /// Who waits for the answer to a write.
@@ -44,10 +39,12 @@ pub(super) enum Done {
 pub(super) enum Write {
     /// A command with one answer.
     Command { command: Cmd, done: Done },
+    /// A client's message: its XADD, packed already.
+    Job { command: Vec<u8>, on_stored: OnStored },
     /// A delivery to one node; packed with its neighbours.
     Node { node: NodeId, header: Bytes, data: Bytes },
     /// XDEL and XACK of an entry; gathered, and written after everything else of the batch.
-    Ack { partition: u32, entry: String, done: Done },
+    Ack { partition: u32, entry: String, to: Arc<dyn Settlements> },
     /// Nothing is written; done when everything before is.
     Mark(Done),
     /// Nothing is written; the answer is known already.
@@ -55,7 +52,6 @@ pub(super) enum Write {
 }
 
 /// How a write ended.
-#[derive(Clone)]
 enum Outcome {
     Answer(Value),
     Refused(QueueError),
@@ -95,7 +91,7 @@ impl Done {
                 {
                     tracing::error!(partition, entry, %error, "queue refused to settle a job");
                 }
-                to.settled(partition, &entry);
+                to.settled(partition, &[entry]);
             }
         }
     }
@@ -110,7 +106,8 @@ impl Write {
     /// About what it takes up.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::Command { command, .. } => command.args_iter().map(|argument| arg_len(&argument)).sum(),
+            Self::Command { command, .. } => bytes_of(command),
+            Self::Job { command, .. } => command.len(),
             Self::Node { header, data, .. } => header.len() + data.len(),
             Self::Ack { entry, .. } => entry.len(),
             Self::Mark(_) | Self::Refused { .. } => 0,
@@ -120,7 +117,9 @@ impl Write {
     /// Answers whoever waits: it will not be sent.
     pub(super) fn abandon(self) {
         match self {
-            Self::Command { done, .. } | Self::Mark(done) | Self::Ack { done, .. } => done.finish(Outcome::Unsent),
+            Self::Command { done, .. } | Self::Mark(done) => done.finish(Outcome::Unsent),
+            Self::Job { on_stored, .. } => Done::Stored(on_stored).finish(Outcome::Unsent),
+            Self::Ack { partition, entry, to } => to.settled(partition, &[entry]),
             Self::Node { .. } => Done::Nobody(DELIVERY).finish(Outcome::Unsent),
             Self::Refused { on_stored, reason } => on_stored(Stored::No(reason.to_owned())),
         }
@@ -138,6 +137,10 @@ impl Write {
                 done.finish(Outcome::Unsent);
                 None
             }
+            Self::Job { on_stored, .. } => {
+                Done::Stored(on_stored).finish(Outcome::Unsent);
+                None
+            }
             Self::Refused { on_stored, reason } => {
                 on_stored(Stored::No(reason.to_owned()));
                 None
@@ -150,23 +153,35 @@ impl Write {
 /// Who waits for one command of the pipeline.
 pub(super) enum Slot {
     One(Done),
-    Many(Vec<Done>),
+    Acks(Acks),
 }
 
 impl Slot {
     fn finish(self, outcome: Outcome) {
         match self {
             Self::One(done) => done.finish(outcome),
-            Self::Many(all) => all.into_iter().for_each(|done| done.finish(outcome.clone())),
+            Self::Acks(Acks { partition, entries, to }) => {
+                if let Outcome::Refused(error) = &outcome
+                    && may_complain()
+                {
+                    tracing::error!(partition, jobs = entries.len(), %error, "queue refused to settle jobs");
+                }
+                to.settled(partition, &entries);
+            }
         }
+    }
+
+    /// Whether the answer itself is asked for, not only how it went.
+    fn wants_value(&self) -> bool {
+        matches!(self, Self::One(Done::Reply(_)))
     }
 }
 
 /// A pipeline and who waits for its answers.
 pub(super) struct Batch {
-    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) commands: Commands,
     pub(super) slots: Vec<Slot>,
-    marks: Vec<Done>,
+    pub(super) marks: Vec<Done>,
     /// When it was first sent.
     pub(super) sent: Option<Instant>,
 }
@@ -182,9 +197,19 @@ pub(super) struct Again {
 }
 
 impl Batch {
+    /// Neither commands nor anybody who waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.marks.is_empty()
+    }
+
+    /// Which of the commands want their answer, not only how it went.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = bool> {
+        self.slots.iter().map(Slot::wants_value)
+    }
+
     /// Gives out the answers. What the server could not do at present is left, marks with it.
     pub(super) fn settle(self, answers: Vec<Value>) -> Again {
-        let mut pipeline = Pipeline::new();
+        let mut commands = Packing::default();
         let mut again = Vec::new();
         let mut reason = String::new();
         let (mut full, mut reconnect) = (false, false);
@@ -197,15 +222,13 @@ impl Batch {
                 }
                 Value::ServerError(error) if error.code() == "NOSCRIPT" || is_passing(&error) => {
                     (reason, reconnect) = (error.to_string(), true);
-                    if let Some(command) = self.pipeline.cmd_iter().nth(index) {
-                        pipeline.add_command(command.clone());
-                        again.push(slot);
-                    }
+                    commands.add_packed(self.commands.get(index));
+                    again.push(slot);
                 }
                 Value::ServerError(error) if error.code() == "OOM" && matches!(slot, Slot::One(Done::Nobody(DELIVERY))) => {
                     full = true;
-                    if let Some(command) = self.pipeline.cmd_iter().nth(index).and_then(deliver) {
-                        pipeline.add_command(command);
+                    if let Some(command) = deliver(self.commands.get(index)) {
+                        commands.add_packed(&command);
                         again.push(slot);
                     }
                 }
@@ -219,7 +242,7 @@ impl Batch {
         } else {
             self.marks
         };
-        Again { batch: Self { pipeline: Arc::new(pipeline), slots: again, marks, sent: self.sent }, reason, full, reconnect }
+        Again { batch: Self { commands: commands.finish(), slots: again, marks, sent: self.sent }, reason, full, reconnect }
     }
 
     /// Tells all that the outcome is unknown.
@@ -236,18 +259,18 @@ impl Batch {
         if !self.slots.iter().any(|slot| matches!(slot, Slot::One(done) if done.expires())) {
             return;
         }
-        let mut pipeline = Pipeline::new();
+        let mut commands = Packing::default();
         let mut kept = Vec::new();
-        for (slot, command) in std::mem::take(&mut self.slots).into_iter().zip(self.pipeline.cmd_iter()) {
+        for (index, slot) in std::mem::take(&mut self.slots).into_iter().enumerate() {
             match slot {
                 Slot::One(done) if done.expires() => done.finish(Outcome::Unknown),
                 slot => {
                     kept.push(slot);
-                    pipeline.add_command(command.clone());
+                    commands.add_packed(self.commands.get(index));
                 }
             }
         }
-        (self.slots, self.pipeline) = (kept, Arc::new(pipeline));
+        (self.slots, self.commands) = (kept, commands.finish());
     }
 }
 
@@ -258,131 +281,11 @@ fn may_complain() -> bool {
     LAST.swap(second, Ordering::Relaxed) != second
 }
 
-struct Pack {
-    node: NodeId,
-    command: Cmd,
-    bytes: usize,
-}
-
-struct Acks {
-    partition: u32,
-    entries: Vec<String>,
-    done: Vec<Done>,
-}
-
-/// Turns writes into a [`Batch`].
-pub(super) struct Encoder<'keys> {
-    keys: &'keys Keys,
-    pipeline: Pipeline,
-    slots: Vec<Slot>,
-    marks: Vec<Done>,
-    packs: Vec<Pack>,
-    acks: Vec<Acks>,
-    bytes: usize,
-    full: bool,
-}
-
-impl<'keys> Encoder<'keys> {
-    /// `full`: deliveries go by a script that a full Redis runs as well.
-    pub(super) fn new(keys: &'keys Keys, full: bool) -> Self {
-        Self { keys, pipeline: Pipeline::new(), slots: Vec::new(), marks: Vec::new(), packs: Vec::new(), acks: Vec::new(), bytes: 0, full }
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.bytes >= BATCH_BYTES_MAX
-    }
-
-    pub(super) fn push(&mut self, write: Write) {
-        match write {
-            Write::Command { command, done } => {
-                // It may be a delivery as well (a route script), which must not overtake those before it.
-                self.close_packs();
-                self.bytes += command.args_iter().map(|argument| arg_len(&argument)).sum::<usize>();
-                self.add(command, Slot::One(done));
-            }
-            Write::Node { node, header, data } => self.pack(node, &header, &data),
-            Write::Ack { partition, entry, done } => match self.acks.iter_mut().find(|acks| acks.partition == partition) {
-                Some(acks) => {
-                    acks.entries.push(entry);
-                    acks.done.push(done);
-                }
-                None => self.acks.push(Acks { partition, entries: vec![entry], done: vec![done] }),
-            },
-            Write::Mark(done) => self.marks.push(done),
-            Write::Refused { on_stored, reason } => on_stored(Stored::No(reason.to_owned())),
-        }
-    }
-
-    fn add(&mut self, command: Cmd, slot: Slot) {
-        self.pipeline.add_command(command);
-        self.slots.push(slot);
-    }
-
-    fn pack(&mut self, node: NodeId, header: &Bytes, data: &Bytes) {
-        let bytes = header.len() + data.len();
-        self.bytes += bytes;
-        if let Some(index) = self.packs.iter().position(|pack| pack.node == node) {
-            if self.packs[index].bytes + bytes <= PACK_BYTES_MAX {
-                self.packs[index].command.arg("h").arg(&header[..]).arg("d").arg(&data[..]);
-                self.packs[index].bytes += bytes;
-                return;
-            }
-            let pack = self.packs.swap_remove(index);
-            self.close_pack(pack);
-        }
-        let mut command = redis::cmd("XADD");
-        command.arg(self.keys.outgoing(&node)).arg("NOMKSTREAM").arg("*").arg("h").arg(&header[..]).arg("d").arg(&data[..]);
-        self.packs.push(Pack { node, command, bytes });
-    }
-
-    fn close_packs(&mut self) {
-        for pack in std::mem::take(&mut self.packs) {
-            self.close_pack(pack);
-        }
-    }
-
-    fn close_pack(&mut self, pack: Pack) {
-        let command = if self.full { deliver(&pack.command) } else { None };
-        self.add(command.unwrap_or(pack.command), Slot::One(Done::Nobody(DELIVERY)));
-    }
-
-    pub(super) fn finish(mut self) -> Batch {
-        self.close_packs();
-        for acks in std::mem::take(&mut self.acks) {
-            let key = self.keys.incoming(acks.partition);
-            let mut delete = redis::cmd("XDEL");
-            delete.arg(&key).arg(&acks.entries);
-            self.add(delete, Slot::One(Done::Nobody("settlement")));
-            // After XDEL: a crash between them leaves a pending entry without content, which taking over cleans up.
-            let mut acknowledge = redis::cmd("XACK");
-            acknowledge.arg(&key).arg(GROUP).arg(&acks.entries);
-            self.add(acknowledge, Slot::Many(acks.done));
-        }
-        Batch { pipeline: Arc::new(self.pipeline), slots: self.slots, marks: self.marks, sent: None }
-    }
-}
-
-/// The script for a delivery's XADD; `None` for a command that is none.
-fn deliver(command: &Cmd) -> Option<Cmd> {
-    let mut arguments = command.args_iter().filter_map(|argument| match argument {
-        redis::Arg::Simple(bytes) => Some(bytes),
-        _ => None,
-    });
-    if arguments.next()? != b"XADD" {
-        return None;
-    }
-    let mut script = evalsha(&DELIVER, 1);
-    script.arg(arguments.next()?);
-    // NOMKSTREAM and the id are the script's own.
-    for argument in arguments.skip(2) {
-        script.arg(argument);
-    }
-    Some(script)
-}
-
-fn arg_len(argument: &redis::Arg<&[u8]>) -> usize {
-    match argument {
+/// About what a command takes up.
+pub(super) fn bytes_of(command: &Cmd) -> usize {
+    let length = |argument: redis::Arg<&[u8]>| match argument {
         redis::Arg::Simple(bytes) => bytes.len(),
         _ => 0,
-    }
+    };
+    command.args_iter().map(length).sum()
 }

@@ -66,9 +66,10 @@ impl Batcher {
 
     /// Room for one write of about `bytes`, if there is any now.
     pub(super) fn try_reserve(&self, bytes: usize) -> Option<Permit<'_>> {
-        if !*self.accepting.borrow() {
-            return None;
-        }
+        if *self.accepting.borrow() { self.free(bytes) } else { None }
+    }
+
+    fn free(&self, bytes: usize) -> Option<Permit<'_>> {
         let budget = self.budget.try_acquire_many(share(bytes)).ok()?;
         self.queue.try_reserve().ok().map(|slot| Permit { slot, budget })
     }
@@ -84,6 +85,10 @@ impl Batcher {
 
     /// Room for one write of about `bytes`, waiting for it.
     pub(super) async fn reserve(&self, bytes: usize) -> Result<Permit<'_>, QueueError> {
+        // Mostly there is room: then no timer is needed.
+        if let Some(permit) = self.free(bytes) {
+            return Ok(permit);
+        }
         let both = async {
             let budget = self.budget.acquire_many(share(bytes)).await.map_err(|_| QueueError::Closed)?;
             let slot = self.queue.reserve().await.map_err(|_| QueueError::Closed)?;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::address::Address;
 use super::answers::{integer, is_passing, server_error, text};
 use super::keys::{FORMAT_VERSION, Keys};
+use super::link::{Link, LinkError};
 use super::pauses::{Backoff, REMIND_INTERVAL};
 use super::scripts;
 use crate::queue::{Health, QueueError, QueueOptions};
@@ -105,25 +106,23 @@ impl Connector {
         self.address.connect(response_timeout).await
     }
 
-    /// As [`Self::connect`], and makes sure that nothing more is executed of what was sent on the connection before: a stalled Redis
-    /// would otherwise run it later, after what is sent again.
-    pub(super) async fn connect_fenced(
-        &self,
-        response_timeout: Duration,
-        fence: &mut Option<Fence>,
-    ) -> Result<MultiplexedConnection, RedisError> {
-        let mut connection = self.connect(response_timeout).await?;
+    /// A new connection for the hot path. Makes sure that nothing more is executed of what was sent on the one before (`fence`): a stalled
+    /// Redis would otherwise run it later, after what is sent again.
+    pub(super) async fn link(&self, fence: &mut Option<Fence>) -> Result<Link, LinkError> {
+        let mut link = self.address.link().await?;
         let mut identify = redis::Pipeline::new();
         identify.cmd("CLIENT").arg("ID");
         identify.cmd("INFO").arg("server");
-        let answers = connection.send_packed_commands(&identify, 0, 2).await?;
+        let answers = link.run(&identify, CALL_TIMEOUT).await?;
         let client = answers.first().and_then(integer).unwrap_or(0);
         let info = answers.get(1).map(text).unwrap_or_default();
         let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim().to_owned();
         // Numbers begin anew at a restart: there it would hit somebody else, and nothing is left to be fenced off.
         if let Some(former) = fence.as_ref().filter(|former| !run.is_empty() && former.run == run && former.client != client) {
-            let killed = connection.send_packed_command(redis::cmd("CLIENT").arg("KILL").arg("ID").arg(former.client)).await?;
-            if let Value::ServerError(error) = killed {
+            let mut kill = redis::Pipeline::new();
+            kill.cmd("CLIENT").arg("KILL").arg("ID").arg(former.client);
+            let killed = link.run(&kill, CALL_TIMEOUT).await?;
+            if let Some(Value::ServerError(error)) = killed.first() {
                 tracing::warn!(%error, "former connection could not be closed at Redis; allow CLIENT KILL in its ACL");
             }
         }
@@ -131,7 +130,17 @@ impl Connector {
             tracing::warn!("Redis does not say its run id; what an abandoned connection sent may still run late; allow INFO in its ACL");
         }
         *fence = Some(Fence { run, client });
-        Ok(connection)
+        Ok(link)
+    }
+
+    /// Loads the scripts through a connection of our own.
+    pub(super) async fn load_scripts_by(&self, link: &mut Link) -> Result<(), LinkError> {
+        for answer in link.run(&scripts::load_all(), CALL_TIMEOUT).await? {
+            if let Value::ServerError(error) = answer {
+                return Err(LinkError::Refused(error.to_string()));
+            }
+        }
+        Ok(())
     }
 
     /// Waits until Redis is reachable and fit.

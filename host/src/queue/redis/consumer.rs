@@ -7,27 +7,27 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::Value;
-use redis::aio::MultiplexedConnection;
 use tokio::sync::Mutex;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::Redis;
-use super::answers::{beginning, integer, raw_entry, server_error, text};
+use super::answers::{beginning, integer, raw_entry, refusal, text};
 use super::batch::{Done, Settlements, Write};
-use super::connect::{BLOCK, BLOCKING_TIMEOUT, Fence};
+use super::connect::{BLOCK, BLOCKING_TIMEOUT, CALL_TIMEOUT, Fence};
 use super::holdings::{Holdings, Recovery};
 use super::inbox::{later_command, later_member};
 use super::keys::GROUP;
 use super::lease::Lease;
+use super::link::{Link, LinkError};
+use super::pace::{Pace, Portion};
 use super::pauses::Complaint;
+use super::resp::{Token, Walk};
 use super::scripts::{CONSUMERS, DEAD, GROUPS, SUSPECT, evalsha};
 use crate::queue::{Consumer, QueueError, Receipt, Taken, Verdict};
 use crate::wire::ids::NodeId;
 use crate::wire::job::{JOB_FIELDS, Job};
 
-/// Jobs held beyond what was asked for, when many partitions answer one read.
-const SURPLUS_MAX: usize = 1024;
 const CLAIM_COUNT: usize = 200;
 /// How long a partition is left alone that can't be read.
 const BAD_KEY_PAUSE: Duration = Duration::from_secs(1);
@@ -46,11 +46,10 @@ pub(super) struct RedisConsumer {
 
 #[derive(Default)]
 struct Reader {
-    connection: Option<MultiplexedConnection>,
+    link: Option<Link>,
     fence: Option<Fence>,
     surplus: VecDeque<Taken>,
-    /// Partitions that answered the last read.
-    active: usize,
+    pace: Pace,
     /// A read began and its end was not seen: the caller dropped it.
     interrupted: bool,
     /// About partitions that can't be read.
@@ -80,24 +79,30 @@ impl RedisConsumer {
         Ok(Arc::new(Self { redis, lease, holdings, reader: Mutex::default(), stop }))
     }
 
-    async fn connect(&self, reader: &mut Reader) -> Result<MultiplexedConnection, QueueError> {
-        if let Some(connection) = &reader.connection {
-            return Ok(connection.clone());
+    async fn connect(&self, reader: &mut Reader) -> Result<Link, QueueError> {
+        if let Some(link) = reader.link.take() {
+            return Ok(link);
         }
-        let unreachable = |error: redis::RedisError| QueueError::Unreachable(error.to_string());
         // Fenced: an abandoned read that ran late would take jobs that nobody then sees.
-        let connection = self.redis.connector.connect_fenced(BLOCKING_TIMEOUT, &mut reader.fence).await.map_err(unreachable)?;
+        let link = self.redis.connector.link(&mut reader.fence).await.map_err(|error| unreachable(&error))?;
         self.lease.reader.store(reader.fence.as_ref().map_or(0, |fence| fence.client), Ordering::Relaxed);
-        reader.connection = Some(connection.clone());
-        Ok(connection)
+        Ok(link)
     }
 
     async fn read_once(&self, reader: &mut Reader, max: usize) -> Result<(), QueueError> {
-        let mut connection = self.connect(reader).await?;
+        let mut link = self.connect(reader).await?;
+        let result = self.read_by(&mut link, reader, max).await;
+        if result.is_ok() {
+            reader.link = Some(link);
+        }
+        result
+    }
+
+    async fn read_by(&self, link: &mut Link, reader: &mut Reader, max: usize) -> Result<(), QueueError> {
         let plan = self.holdings.plan();
         if !plan.recover.is_empty() {
             for (partition, recovery) in self.create_groups(plan.recover, &mut reader.complaint).await? {
-                self.recover(&mut connection, partition, recovery, &mut reader.surplus).await?;
+                self.recover(link, partition, recovery, &mut reader.surplus).await?;
                 self.holdings.recovered(partition);
             }
             return Ok(());
@@ -106,36 +111,44 @@ impl RedisConsumer {
             let _ = time::timeout(BLOCK, self.holdings.changed.notified()).await;
             return Ok(());
         }
-        // COUNT is per stream: what the busy ones share must fit, and so must the worst case of all answering in full.
-        let count = (max / reader.active.max(1)).min(SURPLUS_MAX / plan.read.len()).max(1);
-        let keys: Vec<String> = plan.read.iter().map(|partition| self.redis.connector.keys().incoming(*partition)).collect();
+        let Portion { partitions, count, block } = reader.pace.portion(&plan.read, max);
+        let keys: Vec<String> = partitions.iter().map(|partition| self.redis.connector.keys().incoming(*partition)).collect();
         let mut command = redis::cmd("XREADGROUP");
         command.arg("GROUP").arg(GROUP).arg(self.lease.worker.as_str()).arg("COUNT").arg(count);
-        command.arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(1000)).arg("STREAMS").arg(&keys);
+        if block {
+            command.arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(1000));
+        }
+        command.arg("STREAMS").arg(&keys);
         for _ in &keys {
             command.arg(">");
         }
-        let answer = connection.send_packed_command(&command).await.map_err(|error| QueueError::Unreachable(error.to_string()))?;
-        let streams = match answer {
-            Value::Array(streams) => streams,
-            Value::ServerError(error) if error.code() == "NOGROUP" => {
-                tracing::error!("a partition's group is gone (flushed?); it is made again");
-                return Err(QueueError::Refused(error.to_string()));
-            }
-            Value::ServerError(error) => return Err(server_error(&error)),
-            _ => Vec::new(),
-        };
-        reader.active = streams.len();
-        for stream in streams {
-            let Value::Array(parts) = stream else { continue };
-            let [key, Value::Array(entries)] = &parts[..] else { continue };
-            let key = text(key);
-            if let Some(index) = keys.iter().position(|name| *name == key) {
-                for entry in entries {
-                    self.accept(plan.read[index], entry, None, &mut reader.surplus).await?;
+        let answer = link.call(command.get_packed_command().into(), BLOCKING_TIMEOUT).await.map_err(|error| unreachable(&error))?;
+        let mut walk = Walk::new(&answer);
+        let streams = match walk.next() {
+            Some(Token::Array(streams)) => streams,
+            Some(Token::Error(_)) => {
+                let error = refusal(&answer);
+                if error.to_string().contains("NOGROUP") {
+                    tracing::error!("a partition's group is gone (flushed?); it is made again");
                 }
+                return Err(error);
+            }
+            _ => 0,
+        };
+        let before = reader.surplus.len();
+        for _ in 0..streams {
+            walk.array();
+            let key = walk.bulk().unwrap_or_default();
+            let entries = walk.array().unwrap_or(0);
+            let Some(index) = keys.iter().position(|name| name.as_bytes() == key) else {
+                walk.skip(entries);
+                continue;
+            };
+            for _ in 0..entries {
+                self.accept(partitions[index], &mut walk, None, &mut reader.surplus).await?;
             }
         }
+        reader.pace.note(max, streams, reader.surplus.len() - before, block);
         Ok(())
     }
 
@@ -170,31 +183,24 @@ impl RedisConsumer {
     }
 
     /// Claims everything that is pending in a partition, whoever's it was.
-    async fn recover(
-        &self,
-        connection: &mut MultiplexedConnection,
-        partition: u32,
-        recovery: Recovery,
-        surplus: &mut VecDeque<Taken>,
-    ) -> Result<(), QueueError> {
-        let unreachable = |error: redis::RedisError| QueueError::Unreachable(error.to_string());
+    async fn recover(&self, link: &mut Link, partition: u32, recovery: Recovery, surplus: &mut VecDeque<Taken>) -> Result<(), QueueError> {
         let key = self.redis.connector.keys().incoming(partition);
         let suspicion = Suspicion { all: recovery == Recovery::TakeOver, crashes: self.crashes(partition).await? };
         let mut cursor = "0-0".to_owned();
         loop {
             let mut command = redis::cmd("XAUTOCLAIM");
             command.arg(&key).arg(GROUP).arg(self.lease.worker.as_str()).arg(0).arg(&cursor).arg("COUNT").arg(CLAIM_COUNT);
-            let parts = match connection.send_packed_command(&command).await.map_err(unreachable)? {
-                Value::Array(parts) => parts,
-                Value::ServerError(error) => return Err(server_error(&error)),
+            let answer = link.call(command.get_packed_command().into(), CALL_TIMEOUT).await.map_err(|error| unreachable(&error))?;
+            let mut walk = Walk::new(&answer);
+            match walk.next() {
+                Some(Token::Array(_)) => {}
+                Some(Token::Error(_)) => return Err(refusal(&answer)),
                 other => return Err(QueueError::Refused(format!("XAUTOCLAIM answered {other:?}"))),
-            };
-            if let Some(Value::Array(entries)) = parts.get(1) {
-                for entry in entries {
-                    self.accept(partition, entry, Some(&suspicion), surplus).await?;
-                }
             }
-            cursor = parts.first().map(text).unwrap_or_default();
+            cursor = walk.bulk().map(|cursor| String::from_utf8_lossy(cursor).into_owned()).unwrap_or_default();
+            for _ in 0..walk.array().unwrap_or(0) {
+                self.accept(partition, &mut walk, Some(&suspicion), surplus).await?;
+            }
             if cursor == "0-0" || cursor.is_empty() {
                 break;
             }
@@ -229,15 +235,16 @@ impl RedisConsumer {
     async fn accept(
         &self,
         partition: u32,
-        value: &Value,
+        walk: &mut Walk<'_>,
         suspicion: Option<&Suspicion>,
         surplus: &mut VecDeque<Taken>,
     ) -> Result<(), QueueError> {
-        let Some((entry, fields)) = raw_entry(value) else { return Ok(()) };
-        if self.holdings.holds(partition, &entry) {
+        let Some((entry, fields)) = raw_entry(walk) else { return Ok(()) };
+        if self.holdings.holds(partition, entry) {
             return Ok(());
         }
-        match Job::from_fields(fields.iter().map(|(name, value)| (&name[..], &value[..]))) {
+        let entry = entry.to_owned();
+        match Job::from_fields(fields.iter().copied()) {
             Ok(job) => {
                 if let Some(delivery) = self.holdings.take(partition, &entry, &job.session, job.sequence) {
                     let crashes = suspicion.and_then(|suspicion| suspicion.crashes.get(&entry)).copied().unwrap_or(0);
@@ -251,7 +258,7 @@ impl RedisConsumer {
                 metrics::counter!("plugsocket_jobs_duplicate_total").increment(1);
                 let acknowledged = self.acknowledge(partition, entry.clone()).await;
                 if acknowledged.is_err() {
-                    self.holdings.settled(partition, &entry);
+                    self.holdings.settled(partition, &[entry]);
                 }
                 acknowledged
             }
@@ -265,8 +272,7 @@ impl RedisConsumer {
     }
 
     async fn acknowledge(&self, partition: u32, entry: String) -> Result<(), QueueError> {
-        let done = self.settlement(partition, &entry);
-        self.redis.batcher.send(Write::Ack { partition, entry, done }).await
+        self.redis.batcher.send(Write::Ack { partition, entry, to: Arc::clone(&self.holdings) as _ }).await
     }
 
     fn settlement(&self, partition: u32, entry: &str) -> Done {
@@ -291,7 +297,7 @@ impl Consumer for RedisConsumer {
         let max = max.max(1);
         let mut reader = self.reader.lock().await;
         if reader.interrupted {
-            reader.connection = None;
+            reader.link = None;
             self.holdings.read_ended(true);
         }
         if reader.surplus.is_empty() && !self.holdings.is_leaving() {
@@ -300,8 +306,8 @@ impl Consumer for RedisConsumer {
             reader.interrupted = false;
             self.holdings.read_ended(result.is_err());
             if let Err(error) = result {
-                reader.connection = None;
-                reader.active = 0;
+                reader.link = None;
+                reader.pace = Pace::default();
                 self.lease.reader.store(0, Ordering::Relaxed);
                 if reader.surplus.is_empty() {
                     return Err(error);
@@ -387,4 +393,8 @@ impl Drop for RedisConsumer {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+fn unreachable(error: &LinkError) -> QueueError {
+    QueueError::Unreachable(error.to_string())
 }

@@ -301,14 +301,17 @@ fn fresh(state: &State, within: Duration) -> bool {
 }
 
 impl Settlements for Holdings {
-    fn settled(&self, partition: u32, entry: &str) {
+    fn settled(&self, partition: u32, entries: &[String]) {
         let mut state = self.lock();
         let leaving = state.leaving;
         if let Some(owned) = state.owned.get_mut(&partition) {
-            if owned.entries.len() == self.held_max {
+            let was_full = owned.entries.len() >= self.held_max;
+            for entry in entries {
+                owned.entries.remove(entry);
+            }
+            if was_full && owned.entries.len() < self.held_max {
                 self.changed.notify_one();
             }
-            owned.entries.remove(entry);
             if owned.entries.is_empty() && (owned.releasing || leaving) {
                 self.releasable.notify_one();
             }
@@ -336,7 +339,7 @@ mod tests {
         assert_eq!(holdings.plan().read, [0], "the other is no longer read");
         assert!(holdings.release().is_empty(), "but its job is still in hand");
         assert!(holdings.may_start(1, "1-0", 2));
-        holdings.settled(1, "1-0");
+        holdings.settled(1, &["1-0".to_owned()]);
         assert_eq!(holdings.release(), [1]);
     }
 

@@ -10,7 +10,8 @@ use tokio::time;
 
 use super::Redis;
 use super::answers::integer;
-use super::batch::{Done, Write};
+use super::batch::Write;
+use super::commands::{head, put};
 use super::consumer::RedisConsumer;
 use super::keys::GROUP;
 use super::pauses::Backoff;
@@ -20,8 +21,8 @@ use crate::wire::ids::NodeId;
 use crate::wire::job::{JOB_FIELDS, Job};
 
 const LENGTHS_INTERVAL: Duration = Duration::from_secs(1);
-/// Room for the command's name and lengths around the fields of a job.
-const XADD_OVERHEAD_BYTES: usize = 96;
+/// Room for names and lengths around the fields of a job.
+const XADD_OVERHEAD_BYTES: usize = 192;
 
 /// About how many jobs each partition holds: asked of Redis each second, and counted up in between.
 #[derive(Debug, Default)]
@@ -69,15 +70,21 @@ pub(super) async fn watch_lengths(redis: Arc<Redis>) {
     }
 }
 
-fn xadd(key: &str, job: &Job) -> Cmd {
-    let fields = job.to_fields();
-    let bytes: usize = fields.iter().map(bytes::Bytes::len).sum();
-    let mut command = Cmd::with_capacity(3 + 2 * JOB_FIELDS.len(), bytes + key.len() + XADD_OVERHEAD_BYTES);
-    command.arg("XADD").arg(key).arg("*");
-    for (name, value) in JOB_FIELDS.iter().zip(&fields) {
-        command.arg(*name).arg(&value[..]);
-    }
-    command
+/// The command that stores a job, packed.
+fn xadd(key: &str, job: &Job) -> Vec<u8> {
+    job.with_fields(|fields| {
+        let bytes: usize = fields.iter().map(|field| field.len()).sum();
+        let mut command = Vec::with_capacity(bytes + key.len() + XADD_OVERHEAD_BYTES);
+        head(&mut command, 3 + 2 * JOB_FIELDS.len());
+        for argument in [b"XADD", key.as_bytes(), b"*"] {
+            put(&mut command, argument);
+        }
+        for (name, value) in JOB_FIELDS.iter().zip(fields) {
+            put(&mut command, name.as_bytes());
+            put(&mut command, value);
+        }
+        command
+    })
 }
 
 /// A job as a member of `:later`: its fields, and something that no other member has.
@@ -113,7 +120,7 @@ impl Inbox for Redis {
         let partition = job.session.partition(partitions);
         if self.lengths.admit(partition, self.options.partition_jobs_max) {
             let command = xadd(&self.connector.keys().incoming(partition), &job);
-            permit.send(Write::Command { command, done: Done::Stored(on_stored) });
+            permit.send(Write::Job { command, on_stored });
         } else {
             metrics::counter!("plugsocket_jobs_refused_total", "reason" => "partition_full").increment(1);
             permit.send(Write::Refused { on_stored, reason: "partition is full" });

@@ -52,6 +52,10 @@ impl Script {
     fn new(body: &'static str) -> Self {
         Self { body, hash: redis::Script::new(body).get_hash().to_owned() }
     }
+
+    pub(super) fn hash(&self) -> &str {
+        &self.hash
+    }
 }
 
 /// `EVALSHA` of a script with `keys` keys; the caller adds them and the arguments.

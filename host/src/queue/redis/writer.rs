@@ -1,25 +1,25 @@
 //! The single ordered writer: whatever waits goes out as one pipeline, two of them in flight, and nothing overtakes.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{RedisError, Value};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{self, Instant};
 
-use super::batch::{Batch, Encoder};
+use super::batch::Batch;
 use super::batcher::Queued;
 use super::connect::{CALL_TIMEOUT, Connector, Fence};
+use super::encode::{Encoder, Gathered};
+use super::line::{Line, Reply};
+use super::link::Link;
 use super::pauses::{Backoff, Complaint};
 
 /// Most writes in one pipeline.
 const BATCH_WRITES_MAX: usize = 512;
 const FLIGHTS_MAX: usize = 2;
+/// A second pipeline goes out only with so many writes; fewer wait for the one on its way: small pipelines cost both sides more.
+const SECOND_WRITES_MIN: usize = 128;
 /// After so long without a connection, offers are refused at once.
 const REFUSE_AFTER: Duration = Duration::from_secs(1);
 /// After a refusal for want of memory, deliveries go by script for so long.
@@ -30,18 +30,10 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Deliveries that Redis could not be told for so long are dropped: those they are for have most likely gone.
 const DELIVERY_AGE_MAX: Duration = Duration::from_secs(60);
 
-type Reply = Result<Vec<Value>, RedisError>;
-
 struct Flight {
     batch: Batch,
-    state: FlightState,
-}
-
-enum FlightState {
-    /// Not on its way: nothing in it, or there is no connection.
-    Grounded,
-    Flying(Pin<Box<dyn Future<Output = Reply> + Send>>),
-    Landed(Reply),
+    /// Its place among what was sent on the present connection; `None` when there is nothing to send in it, or it is not sent yet.
+    ticket: Option<u64>,
 }
 
 /// The writer's task.
@@ -51,13 +43,14 @@ pub(super) struct Writer {
     budget: Arc<Semaphore>,
     refuse: watch::Sender<bool>,
     confirm_timeout: Duration,
-    connection: Option<MultiplexedConnection>,
+    line: Option<Line>,
     fence: Option<Fence>,
     flights: VecDeque<Flight>,
     /// Taken from the queue while there was no connection.
     held: VecDeque<Queued>,
     items_max: usize,
     incoming: Vec<Queued>,
+    gathered: Gathered,
     full_until: Option<Instant>,
     backoff: Backoff,
     /// Something was answered on the present connection, or it is the first one.
@@ -82,12 +75,13 @@ impl Writer {
             budget,
             refuse,
             confirm_timeout,
-            connection: None,
+            line: None,
             fence: None,
             flights: VecDeque::new(),
             held: VecDeque::new(),
             items_max,
             incoming: Vec::with_capacity(BATCH_WRITES_MAX),
+            gathered: Gathered::default(),
             full_until: None,
             backoff: Backoff::new(),
             is_steady: true,
@@ -103,7 +97,7 @@ impl Writer {
             () = stop.cancelled() => {}
         }
         self.queue.close();
-        let is_idle = self.flights.is_empty() && self.held.is_empty() && self.queue.is_empty();
+        let is_idle = self.is_done() && self.queue.is_empty();
         if !is_idle && time::timeout(FINISH_TIMEOUT, self.write()).await.is_err() {
             tracing::warn!(waiting = self.held.len() + self.queue.len(), "queue closed with writes that were never stored");
         }
@@ -121,38 +115,51 @@ impl Writer {
         for queued in self.held.drain(..) {
             queued.write.abandon();
         }
+        self.gathered.abandon();
+    }
+
+    /// Nothing is on its way, and nothing taken from the queue waits.
+    fn is_done(&self) -> bool {
+        self.flights.is_empty() && self.held.is_empty() && self.gathered.is_empty()
     }
 
     /// Ends when the queue is closed and everything has been written. Cancel-safe: state is in `self`.
     async fn write(&mut self) {
         loop {
-            if self.connection.is_none() {
+            if self.line.is_none() {
                 self.reconnect().await;
             }
-            self.dispatch().await;
-            if self.flights.is_empty() && self.held.is_empty() && self.queue.is_closed() && self.queue.is_empty() {
+            self.dispatch();
+            let is_over = self.queue.is_closed() && self.queue.is_empty();
+            if is_over && self.is_done() {
                 return;
             }
-            let may_take = self.flights.len() < FLIGHTS_MAX && self.held.is_empty() && !(self.queue.is_closed() && self.queue.is_empty());
+            let is_worth_it = self.flights.is_empty() || (self.flights.len() < FLIGHTS_MAX && self.queue.len() >= SECOND_WRITES_MIN);
+            let may_take = is_worth_it && self.held.is_empty() && !is_over;
+            let ticket = self.flights.front().and_then(|flight| flight.ticket);
             let reply = tokio::select! {
                 biased;
-                reply = landed(&mut self.flights), if !self.flights.is_empty() => Some(reply),
+                reply = landed(ticket, &mut self.line), if !self.flights.is_empty() => Some(reply),
                 _ = self.queue.recv_many(&mut self.incoming, BATCH_WRITES_MAX), if may_take => None,
             };
             self.held.extend(self.incoming.drain(..));
             if let Some(reply) = reply
                 && self.settle(reply)
             {
-                self.launch(0).await;
+                self.launch(0);
             }
         }
     }
 
     /// Makes pipelines of what is held, while there may be another one in flight.
-    async fn dispatch(&mut self) {
-        while self.flights.len() < FLIGHTS_MAX && !self.held.is_empty() && self.connection.is_some() {
+    fn dispatch(&mut self) {
+        while self.line.is_some() && self.flights.len() < FLIGHTS_MAX {
+            let is_last = self.flights.is_empty() && !self.gathered.is_empty();
+            if self.held.is_empty() && !is_last {
+                return;
+            }
             let full = self.full_until.is_some_and(|until| until > Instant::now());
-            let mut encoder = Encoder::new(self.connector.keys(), full);
+            let mut encoder = Encoder::new(self.connector.keys(), &mut self.gathered, full);
             let (mut writes, mut bytes) = (0, 0);
             while writes < BATCH_WRITES_MAX && !encoder.is_full() {
                 let Some(queued) = self.held.pop_front() else { break };
@@ -162,26 +169,22 @@ impl Writer {
             }
             self.budget.add_permits(bytes);
             metrics::histogram!("plugsocket_queue_batch_writes").record(f64::from(u32::try_from(writes).unwrap_or(u32::MAX)));
-            self.flights.push_back(Flight { batch: encoder.finish(), state: FlightState::Grounded });
-            self.launch(self.flights.len() - 1).await;
+            let batch = encoder.finish();
+            if batch.is_empty() {
+                continue;
+            }
+            self.flights.push_back(Flight { batch, ticket: None });
+            self.launch(self.flights.len() - 1);
         }
     }
 
-    /// Puts a flight on its way. The first poll is what fixes its place in the connection's order.
-    async fn launch(&mut self, index: usize) {
-        let (Some(connection), Some(flight)) = (&self.connection, self.flights.get_mut(index)) else { return };
-        if flight.batch.pipeline.is_empty() {
-            return;
+    /// Puts a flight on its way, behind all that was before.
+    fn launch(&mut self, index: usize) {
+        let (Some(line), Some(flight)) = (&mut self.line, self.flights.get_mut(index)) else { return };
+        flight.ticket = line.send(&flight.batch.commands, flight.batch.wanted().collect());
+        if flight.ticket.is_some() {
+            flight.batch.sent.get_or_insert_with(Instant::now);
         }
-        let (mut connection, pipeline) = (connection.clone(), Arc::clone(&flight.batch.pipeline));
-        let mut future: Pin<Box<dyn Future<Output = Reply> + Send>> =
-            Box::pin(async move { connection.send_packed_commands(&pipeline, 0, pipeline.len()).await });
-        let first = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
-        flight.batch.sent.get_or_insert_with(Instant::now);
-        flight.state = match first {
-            Poll::Ready(reply) => FlightState::Landed(reply),
-            Poll::Pending => FlightState::Flying(future),
-        };
     }
 
     /// Gives out the answers of the oldest flight. True when some of it is to be sent again on the same connection.
@@ -199,7 +202,7 @@ impl Writer {
                     return false;
                 }
                 if !again.batch.slots.is_empty() {
-                    self.flights.push_front(Flight { batch: again.batch, state: FlightState::Grounded });
+                    self.flights.push_front(Flight { batch: again.batch, ticket: None });
                 }
                 if again.reconnect {
                     // Everything behind it is sent again too: order comes before economy in this rare case.
@@ -219,9 +222,9 @@ impl Writer {
             tracing::warn!(reason, unconfirmed = self.flights.len(), "queue connection of the writer is made anew");
         }
         metrics::counter!("plugsocket_queue_writer_reconnects_total").increment(1);
-        self.connection = None;
+        self.line = None;
         for flight in &mut self.flights {
-            flight.state = FlightState::Grounded;
+            flight.ticket = None;
         }
         self.connector.report_broken();
     }
@@ -233,7 +236,7 @@ impl Writer {
             // The last one was good for nothing: a server that answers and refuses must not be tried in a tight loop.
             time::sleep(self.backoff.next().min(EXPIRE_INTERVAL)).await;
         }
-        let connection = loop {
+        let link = loop {
             let mut attempt = std::pin::pin!(attempt(Arc::clone(&self.connector), self.fence.clone()));
             let result = loop {
                 tokio::select! {
@@ -241,17 +244,17 @@ impl Writer {
                     () = time::sleep(EXPIRE_INTERVAL) => self.expire(since),
                 }
             };
-            if let Some((connection, fence)) = result {
+            if let Some((link, fence)) = result {
                 self.fence = fence;
-                break connection;
+                break link;
             }
             self.expire(since);
             time::sleep(self.backoff.next().min(EXPIRE_INTERVAL)).await;
         };
-        self.connection = Some(connection);
+        self.line = Some(Line::new(link, CALL_TIMEOUT));
         self.refuse.send_replace(true);
         for index in 0..self.flights.len() {
-            self.launch(index).await;
+            self.launch(index);
         }
     }
 
@@ -286,28 +289,19 @@ impl Writer {
     }
 }
 
-async fn attempt(connector: Arc<Connector>, mut fence: Option<Fence>) -> Option<(MultiplexedConnection, Option<Fence>)> {
+async fn attempt(connector: Arc<Connector>, mut fence: Option<Fence>) -> Option<(Link, Option<Fence>)> {
     // A refusal is mended by somebody else: the supervisor tells.
     connector.ready().await.ok()?;
-    let mut connection = connector.connect_fenced(CALL_TIMEOUT, &mut fence).await.ok()?;
-    connector.load_scripts(&mut connection).await.ok()?;
-    Some((connection, fence))
+    let mut link = connector.link(&mut fence).await.ok()?;
+    connector.load_scripts_by(&mut link).await.ok()?;
+    Some((link, fence))
 }
 
-/// The oldest flight's answer.
-async fn landed(flights: &mut VecDeque<Flight>) -> Reply {
-    let Some(flight) = flights.front_mut() else { return Ok(Vec::new()) };
-    match std::mem::replace(&mut flight.state, FlightState::Grounded) {
+/// The oldest flight's answers. Cancel-safe: those that have come are kept.
+async fn landed(ticket: Option<u64>, line: &mut Option<Line>) -> Reply {
+    match (ticket, line) {
+        (Some(ticket), Some(line)) => line.answers(ticket).await,
         // Only marks, no commands: everything before it is stored, because it is the oldest.
-        FlightState::Grounded => Ok(Vec::new()),
-        FlightState::Landed(reply) => reply,
-        FlightState::Flying(future) => {
-            flight.state = FlightState::Flying(future);
-            poll_fn(|context| match &mut flight.state {
-                FlightState::Flying(future) => future.as_mut().poll(context),
-                FlightState::Grounded | FlightState::Landed(_) => Poll::Ready(Ok(Vec::new())),
-            })
-            .await
-        }
+        _ => Ok(Vec::new()),
     }
 }

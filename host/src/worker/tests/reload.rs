@@ -24,6 +24,7 @@ fn options() -> QueueOptions {
         store_ttl: Duration::ZERO,
         php_lists: Vec::new(),
         php_item_bytes_max: 1024,
+        tls: crate::queue::TlsFiles::default(),
     }
 }
 

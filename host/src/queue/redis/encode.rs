@@ -1,0 +1,265 @@
+//! How writes become the commands of one pipeline: deliveries packed, acknowledgements gathered.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::batch::{Batch, DELIVERY, Done, Settlements, Slot, Write, bytes_of};
+use super::commands::{Packing, put};
+use super::keys::{GROUP, Keys};
+use super::scripts::DELIVER;
+use crate::queue::Stored;
+use crate::wire::ids::NodeId;
+
+/// A pipeline is closed when it holds this much.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Acknowledgements are written at the latest when there are so many, or have been held back so often.
+const ACKS_MAX: usize = 256;
+const ACKS_HELD_MAX: u32 = 4;
+/// Deliveries to one node share a stream entry up to this size; a larger one goes alone.
+const PACK_BYTES_MAX: usize = 16 << 10;
+
+/// Deliveries to one node, on their way into one entry.
+struct Pack {
+    node: NodeId,
+    /// Names and values, packed as arguments.
+    fields: Vec<u8>,
+    count: usize,
+    bytes: usize,
+}
+
+/// Entries of one partition to be settled together.
+pub(super) struct Acks {
+    pub(super) partition: u32,
+    pub(super) entries: Vec<String>,
+    pub(super) to: Arc<dyn Settlements>,
+}
+
+/// Acknowledgements that wait for the next batch: many of one partition in one command cost Redis less. They never wait alone: whoever holds
+/// them back has sent something whose answer wakes the writer.
+#[derive(Default)]
+pub(super) struct Gathered {
+    acks: Vec<Acks>,
+    entries: usize,
+    /// How often they have been held back.
+    held: u32,
+}
+
+impl Gathered {
+    pub(super) fn is_empty(&self) -> bool {
+        self.acks.is_empty()
+    }
+
+    fn add(&mut self, partition: u32, entry: String, to: Arc<dyn Settlements>) {
+        self.entries += 1;
+        let is_same = |acks: &&mut Acks| acks.partition == partition && Arc::ptr_eq(&acks.to, &to);
+        match self.acks.iter_mut().find(is_same) {
+            Some(acks) => acks.entries.push(entry),
+            None => self.acks.push(Acks { partition, entries: vec![entry], to }),
+        }
+    }
+
+    fn may_wait(&self) -> bool {
+        self.entries < ACKS_MAX && self.held < ACKS_HELD_MAX
+    }
+
+    /// Answers those who wait: nothing will be sent.
+    pub(super) fn abandon(&mut self) {
+        for Acks { partition, entries, to } in std::mem::take(self).acks {
+            to.settled(partition, &entries);
+        }
+    }
+}
+
+/// Turns writes into a [`Batch`].
+pub(super) struct Encoder<'writer> {
+    keys: &'writer Keys,
+    gathered: &'writer mut Gathered,
+    commands: Packing,
+    slots: Vec<Slot>,
+    marks: Vec<Done>,
+    packs: Vec<Pack>,
+    bytes: usize,
+    full: bool,
+}
+
+impl<'writer> Encoder<'writer> {
+    /// `full`: deliveries go by a script that a full Redis runs as well.
+    pub(super) fn new(keys: &'writer Keys, gathered: &'writer mut Gathered, full: bool) -> Self {
+        let commands = Packing::default();
+        Self { keys, gathered, commands, slots: Vec::new(), marks: Vec::new(), packs: Vec::new(), bytes: 0, full }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= BATCH_BYTES_MAX
+    }
+
+    pub(super) fn push(&mut self, write: Write) {
+        match write {
+            Write::Command { command, done } => {
+                // It may be a delivery as well (a route script), which must not overtake those before it.
+                self.close_packs();
+                self.bytes += bytes_of(&command);
+                self.commands.add(&command);
+                self.slots.push(Slot::One(done));
+            }
+            Write::Job { command, on_stored } => {
+                self.bytes += command.len();
+                self.commands.add_packed(&command);
+                self.slots.push(Slot::One(Done::Stored(on_stored)));
+            }
+            Write::Node { node, header, data } => self.pack(node, &header, &data),
+            Write::Ack { partition, entry, to } => self.gathered.add(partition, entry, to),
+            Write::Mark(done) => self.marks.push(done),
+            Write::Refused { on_stored, reason } => on_stored(Stored::No(reason.to_owned())),
+        }
+    }
+
+    fn pack(&mut self, node: NodeId, header: &Bytes, data: &Bytes) {
+        let bytes = header.len() + data.len();
+        self.bytes += bytes;
+        let mut found = self.packs.iter().position(|pack| pack.node == node);
+        if let Some(index) = found.filter(|index| self.packs[*index].bytes + bytes > PACK_BYTES_MAX) {
+            let pack = self.packs.swap_remove(index);
+            self.close_pack(&pack);
+            found = None;
+        }
+        let index = found.unwrap_or_else(|| {
+            self.packs.push(Pack { node, fields: Vec::new(), count: 0, bytes: 0 });
+            self.packs.len() - 1
+        });
+        let pack = &mut self.packs[index];
+        for argument in [b"h", &header[..], b"d", &data[..]] {
+            put(&mut pack.fields, argument);
+        }
+        pack.count += 4;
+        pack.bytes += bytes;
+    }
+
+    fn close_packs(&mut self) {
+        for pack in std::mem::take(&mut self.packs) {
+            self.close_pack(&pack);
+        }
+    }
+
+    fn close_pack(&mut self, pack: &Pack) {
+        let key = self.keys.outgoing(&pack.node);
+        let first: [&[u8]; 4] = match self.full {
+            false => [b"XADD", key.as_bytes(), b"NOMKSTREAM", b"*"],
+            true => [b"EVALSHA", DELIVER.hash().as_bytes(), b"1", key.as_bytes()],
+        };
+        self.commands.add_with(&first, pack.count, &pack.fields);
+        self.slots.push(Slot::One(Done::Nobody(DELIVERY)));
+    }
+
+    pub(super) fn finish(mut self) -> Batch {
+        self.close_packs();
+        // What is sent without them wakes the writer when it is answered.
+        let may_wait = !self.slots.is_empty() && self.marks.is_empty();
+        if may_wait && self.gathered.may_wait() {
+            self.gathered.held += u32::from(!self.gathered.is_empty());
+        } else {
+            self.settle();
+        }
+        Batch { commands: self.commands.finish(), slots: self.slots, marks: self.marks, sent: None }
+    }
+
+    fn settle(&mut self) {
+        for acks in std::mem::take(self.gathered).acks {
+            let key = self.keys.incoming(acks.partition);
+            let entries = || acks.entries.iter().map(String::as_bytes);
+            self.commands.add_arguments(2 + acks.entries.len(), [b"XDEL", key.as_bytes()].into_iter().chain(entries()));
+            self.slots.push(Slot::One(Done::Nobody("settlement")));
+            // After XDEL: a crash between them leaves a pending entry without content, which taking over cleans up.
+            let first = [b"XACK", key.as_bytes(), GROUP.as_bytes()];
+            self.commands.add_arguments(3 + acks.entries.len(), first.into_iter().chain(entries()));
+            self.slots.push(Slot::Acks(acks));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::queue::redis::commands::Commands;
+    use crate::queue::redis::resp::Walk;
+
+    #[derive(Default)]
+    struct Told(Mutex<Vec<String>>);
+
+    impl Settlements for Told {
+        fn settled(&self, _partition: u32, entries: &[String]) {
+            self.0.lock().unwrap().extend_from_slice(entries);
+        }
+    }
+
+    fn ack(partition: u32, entry: u32, to: &Arc<Told>) -> Write {
+        Write::Ack { partition, entry: format!("{entry}-0"), to: Arc::clone(to) as _ }
+    }
+
+    fn delivery() -> Write {
+        Write::Node { node: NodeId::from_text("n1"), header: Bytes::from_static(b"{}"), data: Bytes::from_static(b"1") }
+    }
+
+    fn encode(gathered: &mut Gathered, writes: Vec<Write>) -> Vec<String> {
+        let keys = Keys::new("app").unwrap();
+        let mut encoder = Encoder::new(&keys, gathered, false);
+        writes.into_iter().for_each(|write| encoder.push(write));
+        texts(&encoder.finish().commands)
+    }
+
+    fn texts(commands: &Commands) -> Vec<String> {
+        let mut walk = Walk::new(commands.as_bytes());
+        let mut texts = Vec::new();
+        while let Some(count) = walk.array() {
+            let arguments: Vec<String> = (0..count).map(|_| String::from_utf8_lossy(walk.bulk().unwrap()).into_owned()).collect();
+            texts.push(arguments.join(" "));
+        }
+        texts
+    }
+
+    const DELIVERED: &str = "XADD ps:{app:n:n1}:out NOMKSTREAM * h {} d 1";
+
+    #[test]
+    fn alone_they_go_at_once_deletion_first() {
+        let (mut gathered, told) = (Gathered::default(), Arc::new(Told::default()));
+        let commands = encode(&mut gathered, vec![ack(3, 1, &told), ack(4, 2, &told), ack(3, 3, &told)]);
+        let expected =
+            ["XDEL ps:{app:p3}:in 1-0 3-0", "XACK ps:{app:p3}:in w 1-0 3-0", "XDEL ps:{app:p4}:in 2-0", "XACK ps:{app:p4}:in w 2-0"];
+        assert_eq!(commands, expected);
+        assert!(gathered.is_empty());
+    }
+
+    #[test]
+    fn behind_other_writes_they_wait_but_not_for_long() {
+        let (mut gathered, told) = (Gathered::default(), Arc::new(Told::default()));
+        for round in 0..ACKS_HELD_MAX {
+            assert_eq!(encode(&mut gathered, vec![delivery(), ack(3, round, &told)]), [DELIVERED], "round {round}");
+            assert!(!gathered.is_empty());
+        }
+        let commands = encode(&mut gathered, vec![delivery()]);
+        assert_eq!(commands, [DELIVERED, "XDEL ps:{app:p3}:in 0-0 1-0 2-0 3-0", "XACK ps:{app:p3}:in w 0-0 1-0 2-0 3-0"]);
+        let many = (0..ACKS_MAX).map(|entry| ack(3, u32::try_from(entry).unwrap(), &told)).chain([delivery()]);
+        assert_eq!(encode(&mut gathered, many.collect()).len(), 3, "so many are written at once");
+        assert!(gathered.is_empty() && told.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_mark_takes_them_along() {
+        let (mut gathered, told) = (Gathered::default(), Arc::new(Told::default()));
+        encode(&mut gathered, vec![delivery(), ack(3, 1, &told)]);
+        let commands = encode(&mut gathered, vec![delivery(), Write::Mark(Done::Nobody("test"))]);
+        assert_eq!(commands.len(), 3, "who waits for all before waits for these too");
+    }
+
+    #[test]
+    fn those_who_wait_are_told_when_nothing_is_sent() {
+        let (mut gathered, told) = (Gathered::default(), Arc::new(Told::default()));
+        encode(&mut gathered, vec![delivery(), ack(3, 1, &told)]);
+        gathered.abandon();
+        assert_eq!(*told.0.lock().unwrap(), ["1-0"]);
+        assert!(gathered.is_empty());
+    }
+}
