@@ -1,10 +1,10 @@
-//! `plugsocket`: run everything in one process, send, check, begin a plugin.
+//! `plugsocket`: run everything in one process, send, look after the queue, check, begin a plugin.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use plugsocket::run;
-use plugsocket::tool::{check, new, send};
+use plugsocket::tool::{check, new, queue, send};
 
 /// A WebSocket server whose message handlers are native plugins.
 #[derive(Parser)]
@@ -15,6 +15,7 @@ use plugsocket::tool::{check, new, send};
   plugsocket new hello                                     # begin a plugin
   plugsocket check                                         # would config and plugins be accepted?
   plugsocket send --to-user 7 chat_text '{\"text\": \"hi\"}'   # to clients, through Redis
+  plugsocket queue status                                  # what waits where, who works, what is dead
 
 For production: plugsocket-server and plugsocket-worker."
 )]
@@ -29,6 +30,8 @@ enum Command {
     Dev(run::dev::DevArgs),
     /// Sends a message to connected clients, through Redis.
     Send(send::SendArgs),
+    /// Shows and mends the queue in Redis.
+    Queue(queue::QueueArgs),
     /// Checks the config file and every plugin in it, without running them.
     Check(check::CheckArgs),
     /// Makes the folder of a new plugin.
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Dev(args) => run::block_on(run::dev::run(args)),
         Command::Send(args) => run::block_on(send::send(args)),
+        Command::Queue(args) => run::block_on(queue::run(args)),
         Command::Check(args) => run::block_on(check::check(args)),
         Command::New(args) => run::exit_code(new::new(&args)),
     }

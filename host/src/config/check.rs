@@ -9,7 +9,8 @@ use super::settings::Settings;
 use crate::wire::codes::SYSTEM_ACTIONS;
 use crate::wire::job::JOB_DATA_BYTES_MAX;
 
-const PARTITIONS_MAX: u32 = 4096;
+/// Most partitions of a queue.
+pub const PARTITIONS_MAX: u32 = 4096;
 const THREADS_MAX: usize = 1024;
 const LEASE_MIN: Duration = Duration::from_millis(500);
 /// Longer times can't be added to a clock.

@@ -8,6 +8,7 @@ mod load;
 mod settings;
 
 pub use actions::{ActionSettings, Isolation, Ordering, PluginSettings};
+pub use check::PARTITIONS_MAX;
 pub use flags::{Common, LogFormat};
 pub use live::{Follower, LiveSettings, Source};
 pub use load::{ConfigError, Override, environment, load};

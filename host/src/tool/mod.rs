@@ -2,4 +2,6 @@
 
 pub mod check;
 pub mod new;
+pub mod queue;
+pub mod reach;
 pub mod send;

@@ -8,6 +8,7 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::reach;
 use crate::config::Common;
 use crate::queue::{self, Health, QueueOptions};
 use crate::wire::codes::check_action;
@@ -61,11 +62,10 @@ struct To {
 /// # Errors
 /// A bad config or message; Redis unreachable.
 pub async fn send(args: SendArgs) -> anyhow::Result<()> {
-    let settings = args.common.source(Vec::new()).load()?;
-    if settings.queue == "memory" {
+    let settings = reach::settings(&args.common, |settings| {
         let ops = settings.ops.listen.map_or_else(|| "ops.listen".to_owned(), |ops| ops.to_string());
-        bail!("the memory queue lives inside `plugsocket dev`: send with POST http://{ops}/v1/send instead");
-    }
+        format!("send with POST http://{ops}/v1/send instead")
+    })?;
     check_action(&args.action, settings.limits.action_bytes_max).map_err(anyhow::Error::msg)?;
     let data = Json::parse(Bytes::from(args.data)).context("DATA is not JSON; quote it for the shell: '{\"text\": \"hi\"}'")?;
     let mut to: Vec<_> = args.to.to_connection.into_iter().map(Address::Connection).collect();

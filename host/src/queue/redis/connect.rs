@@ -11,6 +11,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::address::Address;
+use super::admin::{REPARTITION, unfinished};
 use super::answers::{integer, is_passing, server_error, text};
 use super::keys::{FORMAT_VERSION, Keys};
 use super::link::{Link, LinkError};
@@ -285,7 +286,7 @@ impl Connector {
         pipeline.cmd("HSETNX").arg(&key).arg("partitions").arg(self.partitions_wanted);
         pipeline.cmd("HSETNX").arg(&key).arg("format").arg(FORMAT_VERSION);
         pipeline.cmd("HSETNX").arg(&key).arg("data").arg(random_name()?);
-        pipeline.cmd("HMGET").arg(&key).arg("partitions").arg("format").arg("data");
+        pipeline.cmd("HMGET").arg(&key).arg("partitions").arg("format").arg("data").arg(REPARTITION);
         let answers = connection
             .send_packed_commands(&pipeline, 0, pipeline.len())
             .await
@@ -299,6 +300,10 @@ impl Connector {
         };
         if format != FORMAT_VERSION {
             return Err(QueueError::Refused(format!("{key} has format {format}, this release knows {FORMAT_VERSION}")));
+        }
+        if let Some(target) = number(3) {
+            // Not refused: this ends by itself, and who starts meanwhile waits for it.
+            return Err(QueueError::Unreachable(unfinished(target)));
         }
         if partitions != self.partitions_wanted && self.partitions() != partitions {
             tracing::warn!(
@@ -328,8 +333,9 @@ impl Connector {
                 () = time::sleep(CHECK_INTERVAL) => {}
             }
             match self.probe(&mut connection).await {
-                Ok(true) => {}
-                Ok(false) => {
+                Ok(Some(partitions)) if partitions == self.partitions() => {}
+                Ok(Some(partitions)) => return format!("the queue has {partitions} partitions now"),
+                Ok(None) => {
                     if let Err(error) = self.read_config(&mut connection).await {
                         return error.to_string();
                     }
@@ -339,19 +345,26 @@ impl Connector {
         }
     }
 
-    /// Whether the app's data is the known one, on a server that takes writes: one that became a replica, or can't write to its disk, refuses them
-    /// though it answers. PERSIST changes nothing, and is allowed on a full Redis.
-    async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<bool, String> {
+    /// How many partitions the app's data has, on a server that takes writes: one that became a replica, or can't write to its disk, refuses
+    /// them though it answers. PERSIST changes nothing, and is allowed on a full Redis. `None` when the data is not the known one.
+    async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<Option<u32>, String> {
         let mut pipeline = redis::Pipeline::new();
         pipeline.cmd("PERSIST").arg(self.keys.config());
-        pipeline.cmd("HGET").arg(self.keys.config()).arg("data");
+        pipeline.cmd("HMGET").arg(self.keys.config()).arg("partitions").arg("data").arg(REPARTITION);
         let answers = connection.send_packed_commands(&pipeline, 0, 2).await.map_err(|error| error.to_string())?;
-        match answers.iter().find_map(|answer| if let Value::ServerError(error) = answer { Some(error) } else { None }) {
-            Some(error) => Err(error.to_string()),
-            None => {
-                let known = self.data.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                Ok(answers.get(1).map(text).is_some_and(|data| data == *known))
-            }
+        if let Some(Value::ServerError(error)) = answers.iter().find(|answer| matches!(answer, Value::ServerError(_))) {
+            return Err(error.to_string());
+        }
+        let Some(Value::Array(values)) = answers.get(1) else { return Ok(None) };
+        let number = |index: usize| values.get(index).and_then(integer).and_then(|number| u32::try_from(number).ok());
+        if let Some(target) = number(2) {
+            return Err(unfinished(target));
+        }
+        let known = self.data.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok(number(0).filter(|_| values.get(1).map(text).is_some_and(|data| data == *known)))
+    }
+}
+
         }
     }
 }

@@ -23,6 +23,10 @@ impl Keys {
         fits.then(|| Self { app: app.to_owned() })
     }
 
+    pub(super) fn app(&self) -> &str {
+        &self.app
+    }
+
     pub(super) fn incoming(&self, partition: u32) -> String {
         format!("ps:{{{}:p{partition}}}:in", self.app)
     }
@@ -37,6 +41,11 @@ impl Keys {
 
     pub(super) fn suspects(&self, partition: u32) -> String {
         format!("ps:{{{}:p{partition}}}:suspects", self.app)
+    }
+
+    /// Where a repartition gathers what becomes `dead` of a partition.
+    pub(super) fn dead_gathered(&self, partition: u32) -> String {
+        format!("ps:{{{}:p{partition}}}:dead:new", self.app)
     }
 
     pub(super) fn workers(&self) -> String {
@@ -137,6 +146,7 @@ mod tests {
             (keys.later(3), "ps:{app:p3}:later"),
             (keys.dead(3), "ps:{app:p3}:dead"),
             (keys.suspects(3), "ps:{app:p3}:suspects"),
+            (keys.dead_gathered(3), "ps:{app:p3}:dead:new"),
             (keys.workers(), "ps:{app}:workers"),
             (keys.owners(), "ps:{app}:owners"),
             (keys.epoch(), "ps:{app}:epoch"),

@@ -1,6 +1,7 @@
 //! The queue in Redis: streams with leased partitions in, one stream per node out.
 
 mod address;
+pub mod admin;
 mod answers;
 mod batch;
 mod batcher;

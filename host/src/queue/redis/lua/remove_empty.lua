@@ -1,0 +1,7 @@
+#!lua flags=allow-oom
+-- Removes a partition's stream of jobs, with its group, unless jobs came meanwhile.
+-- KEYS: in (stream)
+-- Returns: 1 when it is gone, 0 when it has jobs
+if redis.call('EXISTS', KEYS[1]) == 1 and redis.call('XLEN', KEYS[1]) > 0 then return 0 end
+redis.call('DEL', KEYS[1])
+return 1
