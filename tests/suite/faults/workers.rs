@@ -64,7 +64,7 @@ async fn a_worker_that_was_frozen_past_its_lease_changes_nothing() {
     let app = start(1, 2);
     app.wait_balanced().await;
     // Few messages but long calls: many are in the middle when the worker freezes, little is on its way to Redis.
-    let slow = |plan: &mut Plan| (plan.connections, plan.interval, plan.milliseconds, plan.push) = (100, plan.interval * 2, 200, true);
+    let slow = |plan: &mut Plan| (plan.connections, plan.interval, plan.milliseconds, plan.push) = (100, plan.interval * 2, 150, true);
     let running = begin(&app, slow).await;
     running.go_on(STEADY / 4).await;
     app.workers[0].signal("STOP");
@@ -81,7 +81,7 @@ async fn a_worker_that_was_frozen_past_its_lease_changes_nothing() {
     // Calls that were in the middle run again elsewhere, and what they say on waking is dropped. All that may be late is what had left them
     // already: a call about to begin, a delivery about to be written, or not confirmed yet and written again.
     assert!(report.ran_twice > 8, "too little was in its hands when it froze: {report}");
-    assert!((runs + sends) * 2 < report.ran_twice, "the zombie goes on: late runs {runs}, late sends {sends}: {report}");
+    assert!((runs + sends) * 4 < report.ran_twice * 3, "the zombie goes on: late runs {runs}, late sends {sends}: {report}");
 }
 
 /// Runs by `zombie` of messages that another worker had run before.
