@@ -15,7 +15,7 @@ use super::Redis;
 use super::answers::{beginning, integer, raw_entry, refusal, text};
 use super::batch::{Done, Settlements, Write};
 use super::connect::{BLOCK, BLOCKING_TIMEOUT, CALL_TIMEOUT, Fence};
-use super::holdings::{Holdings, Recovery};
+use super::holdings::{Hand, Holdings, Recovery};
 use super::inbox::{later_command, later_member};
 use super::keys::GROUP;
 use super::lease::Lease;
@@ -246,14 +246,18 @@ impl RedisConsumer {
         let entry = entry.to_owned();
         match Job::from_fields(fields.iter().copied()) {
             Ok(job) => {
-                if let Some(delivery) = self.holdings.take(partition, &entry, &job.session, job.sequence) {
-                    let crashes = suspicion.and_then(|suspicion| suspicion.crashes.get(&entry)).copied().unwrap_or(0);
-                    let suspect = crashes > 0 || suspicion.is_some_and(|suspicion| suspicion.all);
-                    if crashes > 0 {
-                        self.holdings.mark(partition, &entry);
+                match self.holdings.take(partition, &entry, &job.session, job.sequence) {
+                    Hand::Taken(delivery) => {
+                        let crashes = suspicion.and_then(|suspicion| suspicion.crashes.get(&entry)).copied().unwrap_or(0);
+                        let suspect = crashes > 0 || suspicion.is_some_and(|suspicion| suspicion.all);
+                        if crashes > 0 {
+                            self.holdings.mark(partition, &entry);
+                        }
+                        surplus.push_back(Taken { job, receipt: Receipt { partition, entry, delivery }, suspect, crashes });
+                        return Ok(());
                     }
-                    surplus.push_back(Taken { job, receipt: Receipt { partition, entry, delivery }, suspect, crashes });
-                    return Ok(());
+                    Hand::NotYet => return Ok(()),
+                    Hand::Twice => {}
                 }
                 metrics::counter!("plugsocket_jobs_duplicate_total").increment(1);
                 let acknowledged = self.acknowledge(partition, entry.clone()).await;

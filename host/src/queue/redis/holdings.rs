@@ -30,6 +30,8 @@ struct Owned {
     recovery: Recovery,
     releasing: bool,
     reading: bool,
+    /// Since the present read began, jobs of it were put out of hand, or others have come to light: what that read brings is behind them.
+    is_overtaken: bool,
     /// It can't be read; tried again then.
     paused_until: Option<Instant>,
     entries: HashMap<String, InHand>,
@@ -67,6 +69,17 @@ pub(super) struct Holdings {
     start_within: Duration,
     /// A partition with so many entries in hand is not read.
     held_max: usize,
+}
+
+/// What became of an entry that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hand {
+    /// It is in hand; the number of this delivery.
+    Taken(u64),
+    /// Its job was taken before under another entry: a write that was sent twice.
+    Twice,
+    /// It stays pending, and is recovered in its turn: older ones come before it.
+    NotYet,
 }
 
 /// What to read next.
@@ -107,6 +120,8 @@ impl Holdings {
                     recovery: Recovery::TakeOver,
                     releasing: false,
                     reading: false,
+                    // A read that began when it was this worker's before.
+                    is_overtaken: true,
                     paused_until: None,
                     entries: HashMap::new(),
                 }
@@ -154,6 +169,7 @@ impl Holdings {
                 continue;
             }
             owned.paused_until = None;
+            owned.is_overtaken = false;
             owned.reading = true;
             match owned.recovery {
                 Recovery::Nothing => plan.read.push(*partition),
@@ -180,8 +196,9 @@ impl Holdings {
         }
     }
 
+    /// Everything that was pending is in hand; unless some of it was put out of hand meanwhile.
     pub(super) fn recovered(&self, partition: u32) {
-        if let Some(owned) = self.lock().owned.get_mut(&partition) {
+        if let Some(owned) = self.lock().owned.get_mut(&partition).filter(|owned| !owned.is_overtaken) {
             owned.recovery = Recovery::Nothing;
         }
     }
@@ -198,16 +215,15 @@ impl Holdings {
         self.lock().owned.get(&partition).is_some_and(|owned| owned.entries.contains_key(entry))
     }
 
-    /// Takes an entry in hand; answers the number of this delivery. `None` when its job was taken before under another entry: a write that was
-    /// sent twice.
-    pub(super) fn take(&self, partition: u32, entry: &str, session: &SessionId, sequence: u64) -> Option<u64> {
+    /// Takes an entry in hand.
+    pub(super) fn take(&self, partition: u32, entry: &str, session: &SessionId, sequence: u64) -> Hand {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.deliveries += 1;
         let delivery = state.deliveries;
-        let Some(owned) = state.owned.get_mut(&partition) else { return Some(delivery) };
+        let Some(owned) = state.owned.get_mut(&partition).filter(|owned| !owned.is_overtaken) else { return Hand::NotYet };
         owned.entries.insert(entry.to_owned(), InHand { delivery, session: session.clone(), sequence, started: false, marked: false });
-        state.dedup.take(session, owned.epoch, sequence).then_some(delivery)
+        if state.dedup.take(session, owned.epoch, sequence) { Hand::Taken(delivery) } else { Hand::Twice }
     }
 
     /// Redis counts a start of it.
@@ -249,6 +265,7 @@ impl Holdings {
             held.started
         });
         owned.recovery = owned.recovery.max(Recovery::Own);
+        owned.is_overtaken = true;
         false
     }
 
@@ -262,6 +279,7 @@ impl Holdings {
     pub(super) fn strayed(&self, partition: u32) {
         if let Some(owned) = self.lock().owned.get_mut(&partition) {
             owned.recovery = Recovery::TakeOver;
+            owned.is_overtaken = true;
         }
     }
 
@@ -320,69 +338,4 @@ impl Settlements for Holdings {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::ids::NodeId;
-
-    #[test]
-    fn over_its_share_a_worker_lets_go_when_jobs_are_settled() {
-        let holdings = Holdings::new(Duration::from_secs(60), 100);
-        assert!(holdings.renewed(Instant::now(), 2, &[(0, 1), (1, 2)]));
-        assert_eq!(holdings.plan().recover, [(0, Recovery::TakeOver), (1, Recovery::TakeOver)]);
-        let session = SessionId::random(&NodeId::random().unwrap()).unwrap();
-        for partition in [0, 1] {
-            holdings.recovered(partition);
-            assert_eq!(holdings.take(partition, "1-0", &session, u64::from(partition) + 1), Some(u64::from(partition) + 1));
-        }
-        holdings.read_ended(false);
-        assert!(holdings.renewed(Instant::now(), 1, &[(0, 1), (1, 2)]));
-        assert_eq!(holdings.plan().read, [0], "the other is no longer read");
-        assert!(holdings.release().is_empty(), "but its job is still in hand");
-        assert!(holdings.may_start(1, "1-0", 2));
-        holdings.settled(1, &["1-0".to_owned()]);
-        assert_eq!(holdings.release(), [1]);
-    }
-
-    #[test]
-    fn a_lost_partition_starts_nothing() {
-        let holdings = Holdings::new(Duration::from_secs(60), 100);
-        holdings.renewed(Instant::now(), 1, &[(0, 1)]);
-        let session = SessionId::random(&NodeId::random().unwrap()).unwrap();
-        let delivery = holdings.take(0, "1-0", &session, 1).unwrap();
-        assert!(holdings.may_start(0, "1-0", delivery));
-        holdings.renewed(Instant::now(), 1, &[(0, 2)]);
-        assert!(!holdings.may_start(0, "1-0", delivery), "another worker had it in between");
-    }
-
-    #[test]
-    fn an_old_renewal_starts_and_reads_nothing() {
-        let holdings = Holdings::new(Duration::ZERO, 100);
-        holdings.renewed(Instant::now(), 1, &[(0, 1)]);
-        let session = SessionId::random(&NodeId::random().unwrap()).unwrap();
-        let delivery = holdings.take(0, "1-0", &session, 1).unwrap();
-        assert!(!holdings.may_start(0, "1-0", delivery));
-        assert!(holdings.plan().recover.is_empty());
-    }
-
-    #[test]
-    fn a_paused_partition_holds_up_no_other() {
-        let holdings = Holdings::new(Duration::from_secs(60), 100);
-        holdings.renewed(Instant::now(), 2, &[(0, 1), (1, 2)]);
-        holdings.recovered(1);
-        holdings.pause(0, Duration::from_secs(60));
-        let plan = holdings.plan();
-        assert_eq!((plan.recover, plan.read), (vec![], vec![1]));
-        holdings.pause(0, Duration::ZERO);
-        assert_eq!(holdings.plan().recover, [(0, Recovery::TakeOver)]);
-    }
-
-    #[test]
-    fn a_failed_read_is_recovered() {
-        let holdings = Holdings::new(Duration::from_secs(60), 100);
-        holdings.renewed(Instant::now(), 1, &[(0, 1)]);
-        holdings.plan();
-        holdings.recovered(0);
-        holdings.read_ended(true);
-        assert_eq!(holdings.plan().recover, [(0, Recovery::Own)]);
-    }
-}
+mod tests;
