@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{LEASE, STEADY, begin, load, start};
+use crate::harness::app::App;
 use crate::harness::process::Process;
+use crate::harness::redis::Redis;
 use crate::harness::report::{Report, Run};
-use crate::harness::sequence::Plan;
+use crate::harness::sequence::{self, Plan};
 
 /// When the other worker must have taken over, as a multiple of the lease: the target is 1.1, the rest is for machines that are busy with
 /// other things.
@@ -84,6 +86,22 @@ async fn a_worker_that_was_frozen_past_its_lease_changes_nothing() {
     assert!((runs + sends) * 4 < report.ran_twice * 3, "the zombie goes on: late runs {runs}, late sends {sends}: {report}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_worker_freezes_again_and_again() {
+    let app = start(1, 1);
+    let running = load(&app, |plan| plan.milliseconds = 30).await;
+    for _ in 0..3 {
+        app.workers[0].signal("STOP");
+        tokio::time::sleep(LEASE.mul_f64(1.1)).await; // The fault itself: its lease lapses, and nobody else takes it.
+        app.workers[0].signal("CONT");
+        running.go_on(STEADY / 3).await;
+    }
+    let report = running.finish("the only worker frozen three times for 1.1 leases").await;
+    println!("{report}");
+    report.assert_nothing_lost();
+    assert_eq!(report.done, report.sent, "{report}");
+}
+
 /// Runs by `zombie` of messages that another worker had run before.
 fn late_runs(report: &Report, zombie: u64) -> u64 {
     let mut by_others = HashSet::new();
@@ -151,7 +169,8 @@ impl Clock {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_clock_steps_an_hour_forward_and_back() {
-    let mut app = start(1, 1);
+    // A lease that no busy machine lets lapse: here every message runs once.
+    let mut app = App::start_on(Redis::start(), 1, 1, |config| sequence::with_tracer(config).with("queue_options.lease", "10s"));
     let clock = Clock::new(&app.config.state_dir());
     app.workers.push(clock.worker(&app.config));
     app.workers[1].wait_worker_ready();
