@@ -15,7 +15,7 @@ use super::Redis;
 use super::answers::{beginning, integer, raw_entry, refusal, text};
 use super::batch::{Done, Settlements, Write};
 use super::connect::{BLOCK, BLOCKING_TIMEOUT, CALL_TIMEOUT, Fence};
-use super::holdings::{Hand, Holdings, Recovery};
+use super::holdings::{Hand, Holdings, Recovery, Suspicion};
 use super::inbox::{later_command, later_member};
 use super::keys::GROUP;
 use super::lease::Lease;
@@ -54,14 +54,6 @@ struct Reader {
     interrupted: bool,
     /// About partitions that can't be read.
     complaint: Complaint,
-}
-
-/// What is known of entries that were pending for somebody.
-struct Suspicion {
-    /// They were another's: any of them may have been running when it crashed.
-    all: bool,
-    /// Starts of suspects that no end followed.
-    crashes: HashMap<String, u32>,
 }
 
 impl RedisConsumer {

@@ -71,6 +71,14 @@ pub(super) struct Holdings {
     held_max: usize,
 }
 
+/// What is known of entries that were pending for somebody.
+pub(super) struct Suspicion {
+    /// They were another's: any of them may have been running when it crashed.
+    pub(super) all: bool,
+    /// Starts of suspects that no end followed.
+    pub(super) crashes: HashMap<String, u32>,
+}
+
 /// What became of an entry that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hand {
