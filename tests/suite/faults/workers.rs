@@ -178,7 +178,7 @@ async fn a_worker_whose_clock_steps_an_hour_forward_and_back() {
     let running = load(&app, |plan| (plan.milliseconds, plan.push) = (2, true)).await;
     for offset in ["+3600", "+0", "-3600", "+0"] {
         clock.set(offset);
-        tokio::time::sleep(CLOCK_CACHE).await; // Until it is looked at.
+        tokio::time::sleep(CLOCK_CACHE * 2).await; // Until it is looked at.
         running.go_on(STEADY / 2).await;
     }
     let report = running.finish("a worker whose clock steps an hour").await;

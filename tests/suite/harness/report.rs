@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::sequence::{Sent, Tally};
 
+/// Cases of disorder that are told.
+const EXAMPLES_MAX: usize = 5;
+
 /// What the action sends to its connection.
 #[derive(Debug, Clone, serde::Deserialize)]
 pub struct Push {
@@ -50,6 +53,8 @@ pub struct Report {
     pub ran_twice: u64,
     /// First runs behind the first run of a later message of the same connection.
     pub out_of_order: u64,
+    /// The first of these, each with the later message that ran before it.
+    pub examples: Vec<(Run, Run)>,
     /// Answered `busy`, which says "not stored", and run all the same.
     pub busy_and_ran: u64,
     /// Sockets that ended before their time, and why.
@@ -93,18 +98,25 @@ impl Report {
         (self.worst, self.median) = (delays.last().copied().unwrap_or_default(), delays.get(delays.len() / 2).copied().unwrap_or_default());
         let text = std::fs::read_to_string(trace).unwrap_or_default();
         let mut ran: HashSet<(u64, u64)> = HashSet::new();
-        let mut newest: HashMap<u64, u64> = HashMap::new();
+        let mut newest: HashMap<u64, Run> = HashMap::new();
         for line in text.lines() {
             let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
             let (connection, number) = (numbers[0], numbers[1]);
-            self.runs.push(Run { connection, number, process: numbers[2], time: numbers[3] });
+            let run = Run { connection, number, process: numbers[2], time: numbers[3] };
+            self.runs.push(run.clone());
             if !ran.insert((connection, number)) {
                 self.ran_twice += 1;
                 continue;
             }
-            let newest = newest.entry(connection).or_insert(number);
-            self.out_of_order += u64::from(number < *newest);
-            *newest = number.max(*newest);
+            let newest = newest.entry(connection).or_insert_with(|| run.clone());
+            if number < newest.number {
+                self.out_of_order += 1;
+                if self.examples.len() < EXAMPLES_MAX {
+                    self.examples.push((newest.clone(), run));
+                }
+            } else {
+                *newest = run;
+            }
             let sent = &tallies[&usize::try_from(connection).unwrap()].sent[usize::try_from(number).unwrap()];
             let is_busy = matches!(&sent.answer, Some((_, Some(code))) if code == "busy");
             self.busy_and_ran += u64::from(is_busy);
@@ -122,7 +134,7 @@ impl Report {
     /// When one of these does not hold.
     pub fn assert_sound(&self) {
         let bad = self.answered_twice + self.out_of_order + self.busy_and_ran;
-        assert!(bad == 0 && self.silent == 0 && self.closed.is_empty() && self.done > 0, "{self}");
+        assert!(bad == 0 && self.silent == 0 && self.closed.is_empty() && self.done > 0, "{self}; out of order {:?}", self.examples);
     }
 
     /// As [`Self::assert_sound`], and nothing that was accepted is lost.
