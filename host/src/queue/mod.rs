@@ -123,7 +123,7 @@ pub struct Taken {
     pub job: Job,
     /// Names this delivery of it.
     pub receipt: Receipt,
-    /// It was in flight when somebody crashed or lost the lease: it is to run alone.
+    /// It was in hand when a worker crashed or lost its lease, and again at the next such end: it is to run alone.
     pub suspect: bool,
     /// How often somebody crashed while it ran alone.
     pub crashes: u32,

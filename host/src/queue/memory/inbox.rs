@@ -22,8 +22,9 @@ const LATER_MAX: usize = 1_000_000;
 
 #[derive(Default)]
 struct Partition {
-    waiting: VecDeque<(u64, Job, bool)>,
-    running: BTreeMap<u64, Job>,
+    /// With how often it was in hand when a consumer went.
+    waiting: VecDeque<(u64, Job, u32)>,
+    running: BTreeMap<u64, (Job, u32)>,
     /// Starts of suspects that no end followed.
     alone: BTreeMap<u64, u32>,
     owner: Option<u64>,
@@ -65,7 +66,7 @@ impl State {
         let partition = job.session.partition(u32::try_from(self.partitions.len()).unwrap_or(u32::MAX));
         if let Some(partition) = self.partitions.get_mut(partition as usize) {
             self.waiting_bytes += job.data.as_bytes().len();
-            partition.waiting.push_back((number, job, false));
+            partition.waiting.push_back((number, job, 0));
         }
     }
 
@@ -124,11 +125,13 @@ impl State {
         for index in self.readable(consumer) {
             let Some(partition) = self.partitions.get_mut(index) else { continue };
             while taken.len() < max && partition.running.len() < held_max {
-                let Some((number, job, suspect)) = partition.waiting.pop_front() else { break };
+                let Some((number, job, ends)) = partition.waiting.pop_front() else { break };
                 self.waiting_bytes = self.waiting_bytes.saturating_sub(job.data.as_bytes().len());
-                partition.running.insert(number, job.clone());
+                partition.running.insert(number, (job.clone(), ends));
                 let receipt = Receipt { partition: u32::try_from(index).unwrap_or(u32::MAX), entry: number.to_string(), delivery: number };
                 let crashes = partition.alone.get(&number).copied().unwrap_or(0);
+                // As in Redis: once may be anybody's end, what was in hand at two in a row is looked at one by one.
+                let suspect = crashes > 0 || ends > 1;
                 taken.push(Taken { job, receipt, suspect, crashes });
             }
         }
@@ -145,9 +148,9 @@ impl State {
         self.consumers.retain(|other| *other != consumer);
         for partition in self.partitions.iter_mut().filter(|partition| partition.owner == Some(consumer)) {
             partition.owner = None;
-            while let Some((number, job)) = partition.running.pop_last() {
+            while let Some((number, (job, ends))) = partition.running.pop_last() {
                 self.waiting_bytes += job.data.as_bytes().len();
-                partition.waiting.push_front((number, job, true));
+                partition.waiting.push_front((number, job, ends + 1));
             }
         }
     }

@@ -22,7 +22,7 @@ use super::lease::Lease;
 use super::link::{Link, LinkError};
 use super::pace::{Pace, Portion};
 use super::pauses::Complaint;
-use super::resp::{Token, Walk};
+use super::resp::{self, Token, Walk};
 use super::scripts::{CONSUMERS, DEAD, GROUPS, SUSPECT, evalsha};
 use crate::queue::{Consumer, QueueError, Receipt, Taken, Verdict};
 use crate::wire::ids::NodeId;
@@ -177,7 +177,7 @@ impl RedisConsumer {
     /// Claims everything that is pending in a partition, whoever's it was.
     async fn recover(&self, link: &mut Link, partition: u32, recovery: Recovery, surplus: &mut VecDeque<Taken>) -> Result<(), QueueError> {
         let key = self.redis.connector.keys().incoming(partition);
-        let suspicion = Suspicion { all: recovery == Recovery::TakeOver, crashes: self.crashes(partition).await? };
+        let mut suspicion = Suspicion { deliveries: HashMap::new(), crashes: self.crashes(partition).await? };
         let mut cursor = "0-0".to_owned();
         loop {
             let mut command = redis::cmd("XAUTOCLAIM");
@@ -190,7 +190,9 @@ impl RedisConsumer {
                 other => return Err(QueueError::Refused(format!("XAUTOCLAIM answered {other:?}"))),
             }
             cursor = walk.bulk().map(|cursor| String::from_utf8_lossy(cursor).into_owned()).unwrap_or_default();
-            for _ in 0..walk.array().unwrap_or(0) {
+            let entries = walk.array().unwrap_or(0);
+            suspicion.deliveries = self.deliveries(link, &key, walk, entries).await?;
+            for _ in 0..entries {
                 self.accept(partition, &mut walk, Some(&suspicion), surplus).await?;
             }
             if cursor == "0-0" || cursor.is_empty() {
@@ -201,6 +203,26 @@ impl RedisConsumer {
             self.remove_idle_consumers(&key).await?;
         }
         Ok(())
+    }
+
+    /// How often the entries that `walk` comes to were delivered.
+    async fn deliveries(&self, link: &mut Link, key: &str, mut walk: Walk<'_>, entries: usize) -> Result<HashMap<String, u64>, QueueError> {
+        let mut ids = Vec::with_capacity(entries);
+        for _ in 0..entries {
+            ids.extend(raw_entry(&mut walk).map(|(entry, _)| entry.to_owned()));
+        }
+        let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return Ok(HashMap::new()) };
+        let mut command = redis::cmd("XPENDING");
+        command.arg(key).arg(GROUP).arg(first).arg(last).arg(ids.len()).arg(self.lease.worker.as_str());
+        let answer = link.call(command.get_packed_command().into(), CALL_TIMEOUT).await.map_err(|error| unreachable(&error))?;
+        let Ok(Value::Array(pending)) = resp::value(&answer) else { return Err(refusal(&answer)) };
+        let fact = |facts: &Value| match facts {
+            Value::Array(facts) => {
+                Some((text(facts.first()?), facts.get(3).and_then(integer).and_then(|count| u64::try_from(count).ok())?))
+            }
+            _ => None,
+        };
+        Ok(pending.iter().filter_map(fact).collect())
     }
 
     /// Starts of this partition's suspects that no end followed.
@@ -240,8 +262,8 @@ impl RedisConsumer {
             Ok(job) => {
                 match self.holdings.take(partition, &entry, &job.session, job.sequence) {
                     Hand::Taken(delivery) => {
-                        let crashes = suspicion.and_then(|suspicion| suspicion.crashes.get(&entry)).copied().unwrap_or(0);
-                        let suspect = crashes > 0 || suspicion.is_some_and(|suspicion| suspicion.all);
+                        let crashes = suspicion.map_or(0, |suspicion| suspicion.crashes(&entry));
+                        let suspect = suspicion.is_some_and(|suspicion| suspicion.is_suspect(&entry));
                         if crashes > 0 {
                             self.holdings.mark(partition, &entry);
                         }

@@ -73,10 +73,24 @@ pub(super) struct Holdings {
 
 /// What is known of entries that were pending for somebody.
 pub(super) struct Suspicion {
-    /// They were another's: any of them may have been running when it crashed.
-    pub(super) all: bool,
+    /// How often each was delivered, this time included.
+    pub(super) deliveries: HashMap<String, u64>,
     /// Starts of suspects that no end followed.
     pub(super) crashes: HashMap<String, u32>,
+}
+
+/// Most deliveries of an entry that is no suspect: the first, and one after a crash. A worker that is killed, or loses its lease, has much in hand
+/// that did nothing; what has been in hand at two ends in a row is looked at one by one.
+const DELIVERIES_UNSUSPECTED_MAX: u64 = 2;
+
+impl Suspicion {
+    pub(super) fn crashes(&self, entry: &str) -> u32 {
+        self.crashes.get(entry).copied().unwrap_or(0)
+    }
+
+    pub(super) fn is_suspect(&self, entry: &str) -> bool {
+        self.crashes(entry) > 0 || self.deliveries.get(entry).is_some_and(|deliveries| *deliveries > DELIVERIES_UNSUSPECTED_MAX)
+    }
 }
 
 /// What became of an entry that was read.
@@ -289,6 +303,13 @@ impl Holdings {
             owned.recovery = Recovery::TakeOver;
             owned.is_overtaken = true;
         }
+    }
+
+    /// Those whose former owner's entries have all been taken over.
+    pub(super) fn recovered_ones(&self) -> Vec<u32> {
+        let state = self.lock();
+        let is_recovered = |entry: &(&u32, &Owned)| entry.1.recovery == Recovery::Nothing;
+        state.owned.iter().filter(is_recovered).map(|(partition, _)| *partition).collect()
     }
 
     pub(super) fn owned(&self) -> Vec<u32> {

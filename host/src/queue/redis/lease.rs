@@ -140,7 +140,7 @@ impl Lease {
     /// Looks for entries of our partitions that other consumers hold. A read that was sent before its worker lost the partition, and ran
     /// after (a frozen process, a network that came back), took them; nobody would ever run them.
     async fn search_strays(&self) -> Result<(), QueueError> {
-        let owned = self.holdings.owned();
+        let owned = self.holdings.recovered_ones();
         let mut pipeline = redis::Pipeline::new();
         for partition in &owned {
             pipeline.cmd("XPENDING").arg(self.redis.connector.keys().incoming(*partition)).arg(GROUP);

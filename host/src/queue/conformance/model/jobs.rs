@@ -189,6 +189,8 @@ fn what_the_comparison_rests_on() {
             worker.step(&Work::Offer { session: 0 }, std::slice::from_ref(&session), 1, None).await;
             assert!(!worker.take().await[0].3);
             worker.replace(false).await;
+            assert!(!worker.take().await[0].3, "{kind:?}: once");
+            worker.replace(false).await;
             assert!(worker.take().await[0].3, "{kind:?}");
         });
     }
