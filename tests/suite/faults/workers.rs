@@ -89,7 +89,8 @@ async fn a_worker_that_was_frozen_past_its_lease_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_only_worker_freezes_again_and_again() {
     let app = start(1, 1);
-    let running = load(&app, |plan| plan.milliseconds = 30).await;
+    // About as much as it can do, so that much waits in its hands when it freezes.
+    let running = load(&app, |plan| (plan.milliseconds, plan.interval) = (30, plan.interval * 4)).await;
     for _ in 0..3 {
         app.workers[0].signal("STOP");
         tokio::time::sleep(LEASE.mul_f64(1.1)).await; // The fault itself: its lease lapses, and nobody else takes it.

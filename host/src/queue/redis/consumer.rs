@@ -1,6 +1,8 @@
 //! One worker's end of the incoming queue: takes over, reads, settles.
 
-use std::collections::{HashMap, VecDeque};
+mod suspects;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,19 +13,20 @@ use tokio::sync::Mutex;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
+use self::suspects::Suspicion;
 use super::Redis;
-use super::answers::{beginning, integer, raw_entry, refusal, text};
+use super::answers::{beginning, raw_entry, refusal, text};
 use super::batch::{Done, Settlements, Write};
 use super::connect::{BLOCK, BLOCKING_TIMEOUT, CALL_TIMEOUT, Fence};
-use super::holdings::{Hand, Holdings, Recovery, Suspicion};
+use super::holdings::{Hand, Holdings, Recovery};
 use super::inbox::{later_command, later_member};
 use super::keys::GROUP;
 use super::lease::Lease;
 use super::link::{Link, LinkError};
 use super::pace::{Pace, Portion};
 use super::pauses::Complaint;
-use super::resp::{self, Token, Walk};
-use super::scripts::{CONSUMERS, DEAD, GROUPS, SUSPECT, evalsha};
+use super::resp::{Token, Walk};
+use super::scripts::{CONSUMERS, DEAD, GROUPS, evalsha};
 use crate::queue::{Consumer, QueueError, Receipt, Taken, Verdict};
 use crate::wire::ids::NodeId;
 use crate::wire::job::{JOB_FIELDS, Job};
@@ -177,9 +180,11 @@ impl RedisConsumer {
     /// Claims everything that is pending in a partition, whoever's it was.
     async fn recover(&self, link: &mut Link, partition: u32, recovery: Recovery, surplus: &mut VecDeque<Taken>) -> Result<(), QueueError> {
         let key = self.redis.connector.keys().incoming(partition);
-        let mut suspicion = Suspicion { deliveries: HashMap::new(), crashes: self.crashes(partition).await? };
+        let mut suspicion = self.suspicion(partition).await?;
         let mut cursor = "0-0".to_owned();
         loop {
+            // Before they are claimed: that makes them ours, and counts as a delivery.
+            suspicion.deliveries = self.deliveries(link, &key, &cursor).await?;
             let mut command = redis::cmd("XAUTOCLAIM");
             command.arg(&key).arg(GROUP).arg(self.lease.worker.as_str()).arg(0).arg(&cursor).arg("COUNT").arg(CLAIM_COUNT);
             let answer = link.call(command.get_packed_command().into(), CALL_TIMEOUT).await.map_err(|error| unreachable(&error))?;
@@ -190,9 +195,7 @@ impl RedisConsumer {
                 other => return Err(QueueError::Refused(format!("XAUTOCLAIM answered {other:?}"))),
             }
             cursor = walk.bulk().map(|cursor| String::from_utf8_lossy(cursor).into_owned()).unwrap_or_default();
-            let entries = walk.array().unwrap_or(0);
-            suspicion.deliveries = self.deliveries(link, &key, walk, entries).await?;
-            for _ in 0..entries {
+            for _ in 0..walk.array().unwrap_or(0) {
                 self.accept(partition, &mut walk, Some(&suspicion), surplus).await?;
             }
             if cursor == "0-0" || cursor.is_empty() {
@@ -203,40 +206,6 @@ impl RedisConsumer {
             self.remove_idle_consumers(&key).await?;
         }
         Ok(())
-    }
-
-    /// How often the entries that `walk` comes to were delivered.
-    async fn deliveries(&self, link: &mut Link, key: &str, mut walk: Walk<'_>, entries: usize) -> Result<HashMap<String, u64>, QueueError> {
-        let mut ids = Vec::with_capacity(entries);
-        for _ in 0..entries {
-            ids.extend(raw_entry(&mut walk).map(|(entry, _)| entry.to_owned()));
-        }
-        let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return Ok(HashMap::new()) };
-        let mut command = redis::cmd("XPENDING");
-        command.arg(key).arg(GROUP).arg(first).arg(last).arg(ids.len()).arg(self.lease.worker.as_str());
-        let answer = link.call(command.get_packed_command().into(), CALL_TIMEOUT).await.map_err(|error| unreachable(&error))?;
-        let Ok(Value::Array(pending)) = resp::value(&answer) else { return Err(refusal(&answer)) };
-        let fact = |facts: &Value| match facts {
-            Value::Array(facts) => {
-                Some((text(facts.first()?), facts.get(3).and_then(integer).and_then(|count| u64::try_from(count).ok())?))
-            }
-            _ => None,
-        };
-        Ok(pending.iter().filter_map(fact).collect())
-    }
-
-    /// Starts of this partition's suspects that no end followed.
-    async fn crashes(&self, partition: u32) -> Result<HashMap<String, u32>, QueueError> {
-        let key = self.redis.connector.keys().suspects(partition);
-        let Value::Array(flat) = self.redis.connector.call(redis::cmd("HGETALL").arg(key)).await? else { return Ok(HashMap::new()) };
-        let count = |value: &Value| integer(value).and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
-        Ok(flat.chunks_exact(2).map(|pair| (text(&pair[0]), count(&pair[1]))).collect())
-    }
-
-    async fn count_alone(&self, receipt: &Receipt, by: i32) -> Result<(), QueueError> {
-        let mut command = evalsha(&SUSPECT, 1);
-        command.arg(self.redis.connector.keys().suspects(receipt.partition)).arg(&receipt.entry).arg(by);
-        self.redis.connector.call(&command).await.map(drop)
     }
 
     /// Former owners stay listed in the group for ever otherwise.

@@ -71,28 +71,6 @@ pub(super) struct Holdings {
     held_max: usize,
 }
 
-/// What is known of entries that were pending for somebody.
-pub(super) struct Suspicion {
-    /// How often each was delivered, this time included.
-    pub(super) deliveries: HashMap<String, u64>,
-    /// Starts of suspects that no end followed.
-    pub(super) crashes: HashMap<String, u32>,
-}
-
-/// Most deliveries of an entry that is no suspect: the first, and one after a crash. A worker that is killed, or loses its lease, has much in hand
-/// that did nothing; what has been in hand at two ends in a row is looked at one by one.
-const DELIVERIES_UNSUSPECTED_MAX: u64 = 2;
-
-impl Suspicion {
-    pub(super) fn crashes(&self, entry: &str) -> u32 {
-        self.crashes.get(entry).copied().unwrap_or(0)
-    }
-
-    pub(super) fn is_suspect(&self, entry: &str) -> bool {
-        self.crashes(entry) > 0 || self.deliveries.get(entry).is_some_and(|deliveries| *deliveries > DELIVERIES_UNSUSPECTED_MAX)
-    }
-}
-
 /// What became of an entry that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hand {
