@@ -82,7 +82,7 @@ fn rights() -> String {
 }
 
 /// A message goes to a worker and its answer comes back; the tool sends; the list is served; a killed worker's work passes on.
-async fn serves(config: &Config, push: impl Fn(&str)) {
+async fn serves(config: &Config, redis: &Redis) {
     let server = Process::server(config);
     let mut worker = Process::worker(config);
     worker.wait_worker_ready();
@@ -92,12 +92,15 @@ async fn serves(config: &Config, push: impl Fn(&str)) {
     let mut send = Process::tool(&["send", "--config", config.path(), "--all", "notice", r#"{"n":2}"#]);
     assert!(send.wait_exit(PATIENCE).success(), "{:?}", send.lines());
     assert_eq!(client.next_action("notice").await, json!({"n": 2}));
-    push(r#"{"to":{"broadcast":true},"action":"notice","data":{"n":3}}"#);
+    redis.cli(&["-n", "3", "RPUSH", "queues:plugsocket_out", r#"{"to":{"broadcast":true},"action":"notice","data":{"n":3}}"#]);
     assert_eq!(client.next_action("notice").await, json!({"n": 3}));
     for arguments in [&["queue", "status"][..], &["queue", "dead", "list"], &["queue", "peek"]] {
         let mut tool = Process::tool(&[arguments, &["--config", config.path()]].concat());
         assert!(tool.wait_exit(PATIENCE).success(), "{arguments:?}: {:?}", tool.lines());
     }
+    // Made anew, each connection closes its predecessor at Redis: that takes rights of its own.
+    redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    assert_eq!(client.request("echo", json!({"n": 3})).await["echo"], json!({"n": 3}));
     worker.kill();
     let heir = Process::worker(config);
     heir.wait_worker_ready();
@@ -111,10 +114,7 @@ async fn serves(config: &Config, push: impl Fn(&str)) {
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_works_over_tls_with_the_documented_rights_alone() {
     let secured = Secured::start();
-    serves(&secured.config(), |item| {
-        secured.redis.cli(&["-n", "3", "RPUSH", "queues:plugsocket_out", item]);
-    })
-    .await;
+    serves(&secured.config(), &secured.redis).await;
     assert_eq!(secured.refusals(), "");
     assert_eq!(secured.redis.cli(&["-n", "0", "DBSIZE"]), "0", "all is in database 3");
 }
@@ -125,10 +125,7 @@ async fn everything_works_over_a_unix_socket_with_a_user_and_a_database() {
     let socket = folder.path().join("redis.sock").to_str().unwrap().to_owned();
     let secured = Secured::start_in(&["--unixsocket", &socket]);
     let config = secured.config_of(&format!("unix://{socket}?db=3&user=app&pass={PASSWORD}"));
-    serves(&config, |item| {
-        secured.redis.cli(&["-n", "3", "RPUSH", "queues:plugsocket_out", item]);
-    })
-    .await;
+    serves(&config, &secured.redis).await;
     assert_eq!(secured.refusals(), "");
     assert_eq!(secured.redis.cli(&["-n", "0", "DBSIZE"]), "0", "all is in database 3");
 }
@@ -143,10 +140,7 @@ async fn a_client_certificate_is_shown_where_it_is_demanded() {
         .config()
         .with("queue_options.tls_cert_file", secured.authority.path("client.pem"))
         .with("queue_options.tls_key_file", secured.authority.path("client.key"));
-    serves(&with, |item| {
-        secured.redis.cli(&["-n", "3", "RPUSH", "queues:plugsocket_out", item]);
-    })
-    .await;
+    serves(&with, &secured.redis).await;
 }
 
 /// The process is up, is not ready, and says why, soon: at `/readyz` and in its log, without the password.
