@@ -18,3 +18,4 @@ mod reload;
 mod send;
 mod smoke;
 mod tidy;
+mod tls;

@@ -1,6 +1,7 @@
 //! One suite for both implementations: what the contract says, tried on the memory queue and on a real Redis.
 
 mod backend;
+mod connections;
 mod faults;
 mod incoming;
 mod model;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::config::ConfigError;
 use crate::ops::logs::LevelError;
 use crate::plugin;
+use crate::queue::QueueError;
 use crate::tool::reach::UsageError;
 
 /// Exit code when the config or a flag is wrong, as clap has it.
@@ -40,7 +41,8 @@ pub fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
 pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     eprintln!("plugsocket: {error:#}");
-    if error.is::<ConfigError>() || error.is::<LevelError>() || error.is::<UsageError>() {
+    let is_invalid_queue = matches!(error.downcast_ref(), Some(QueueError::Invalid(_)));
+    if is_invalid_queue || error.is::<ConfigError>() || error.is::<LevelError>() || error.is::<UsageError>() {
         ExitCode::from(EXIT_USAGE)
     } else {
         ExitCode::FAILURE

@@ -2,6 +2,7 @@
 
 mod data;
 mod full;
+mod lists;
 mod php;
 mod redis;
 mod workers;

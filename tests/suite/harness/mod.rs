@@ -1,6 +1,7 @@
 //! What the tests drive: processes, a private Redis, WebSocket clients, plugin builds and browser tabs. Every wait has an end.
 
 pub mod app;
+pub mod authority;
 pub mod browser;
 pub mod client;
 pub mod config;

@@ -164,6 +164,10 @@ fn a_redis_that_became_a_replica_is_down_until_it_is_a_master_again() {
         let backend = Backend::on(Arc::clone(&server), options());
         let session = session(&NodeId::random().unwrap());
         healthy(&backend.queue, true).await;
+        let consumer = backend.consumer().await;
+        // The reader's own connection is refused meanwhile, too.
+        let mut taking = tokio::task::JoinSet::new();
+        taking.spawn(async move { take_through(&consumer, 1).await });
         backend.command::<()>(redis::cmd("REPLICAOF").arg("127.0.0.1").arg("1"));
         let to = Address::Session(session.clone());
         for index in 0..100 {
@@ -180,6 +184,7 @@ fn a_redis_that_became_a_replica_is_down_until_it_is_a_master_again() {
         backend.command::<()>(redis::cmd("REPLICAOF").arg("NO").arg("ONE"));
         healthy(&backend.queue, true).await;
         assert_eq!(backend.offer(job(&session, 1)).await, Stored::Yes);
+        assert_eq!(patiently(taking.join_next()).await.unwrap().unwrap()[0].job.sequence, 1);
     });
 }
 

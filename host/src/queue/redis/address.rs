@@ -103,6 +103,9 @@ impl Address {
         if has(&["NOPERM"]) {
             return owned("give its ACL user the rights that docs/operations.md lists");
         }
+        if has(&["DB index is out of range"]) {
+            return owned("use a database that it has: `databases` in its redis.conf, 16 unless set");
+        }
         if !self.place.starts_with("rediss://") {
             let is_cut_off = error.is_connection_dropped() && self.place.starts_with("redis://");
             return is_cut_off.then(|| "is this its port for TLS? then it is rediss://".to_owned());
@@ -118,6 +121,10 @@ impl Address {
         }
         if has(&["corrupt message", "InvalidContentType"]) {
             return owned("it does not speak TLS at this port: use its port for TLS, or redis://");
+        }
+        if error.is_timeout() {
+            // A plain port waits for the end of what it takes for a line.
+            return owned("perhaps it does not speak TLS at this port: use its port for TLS, or redis://");
         }
         if has(&["CertificateRequired", "HandshakeFailure", "UnknownCA", "BadCertificate"]) {
             return owned("it wants a client certificate that it trusts: set queue_options.tls_cert_file and tls_key_file");

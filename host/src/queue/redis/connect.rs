@@ -242,6 +242,7 @@ impl Connector {
                     Status::Unreachable(reason)
                 }
                 Err(QueueError::Refused(reason)) => Status::Refused(reason),
+                Err(QueueError::Unreachable(reason)) => Status::Unreachable(reason),
                 Err(error) => Status::Unreachable(error.to_string()),
             };
             if self.stop.is_cancelled() {
