@@ -106,6 +106,9 @@ impl Address {
         if has(&["DB index is out of range"]) {
             return owned("use a database that it has: `databases` in its redis.conf, 16 unless set");
         }
+        if error.is_connection_refusal() {
+            return owned("is Redis running there, and is `queue` its address?");
+        }
         if !self.place.starts_with("rediss://") {
             let is_cut_off = error.is_connection_dropped() && self.place.starts_with("redis://");
             return is_cut_off.then(|| "is this its port for TLS? then it is rediss://".to_owned());
