@@ -85,7 +85,7 @@ impl Admin {
             .await?;
         for partition in 0..all {
             self.run(SETTLE_DEAD, &[self.keys.dead(partition), self.keys.dead_gathered(partition)], &[]).await?;
-            if self.run(REMOVE_EMPTY, &[self.keys.incoming(partition)], &[]).await? == 0 {
+            if self.run(REMOVE_EMPTY, &[self.keys.incoming(partition), self.keys.suspects(partition)], &[]).await? == 0 {
                 return Err(QueueError::Refused(format!("jobs came to partition {partition} meanwhile; run this again")));
             }
         }
