@@ -73,7 +73,7 @@ impl Said {
 
 /// Runs `plugsocket queue` with nobody at its standard input.
 fn queue(config: &Config, args: &str) -> Said {
-    let args: Vec<&str> = ["queue"].into_iter().chain(args.split(' ')).chain(["--config", config.path()]).collect();
+    let args: Vec<&str> = ["queue"].into_iter().chain(args.split_whitespace()).chain(["--config", config.path()]).collect();
     let mut process = Process::tool(&args);
     let code = process.wait_exit(START_PATIENCE).code().unwrap();
     Said { code, lines: process.lines() }
