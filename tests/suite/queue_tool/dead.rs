@@ -100,3 +100,20 @@ async fn dead_letters_are_found_put_back_in_order_and_dropped() {
     queue(&app.config, "dead drop --all --yes").ok().says("nothing to drop");
     assert!(listed(&app, "").is_empty());
 }
+
+#[tokio::test]
+async fn what_is_put_back_starts_anew() {
+    let app = app(1, 0, 4);
+    let (_ada, session) = enter(&app, "ada").await;
+    let meta = json!({"session": session, "ip": "192.0.2.1", "attempts": 3, "unserved": 60}).to_string();
+    let job = ["c", &session, "u", "ada", "a", "newcomer", "s", "1", "t", "1700000000000", "i", "", "m", &meta, "d", "[1]"];
+    let end = ["reason", "nobody served it", "attempts", "3", "version", ""];
+    app.redis.cli(&[&["XADD", "ps:{plugsocket:p0}:dead", "*"][..], &job, &end].concat());
+    queue(&app.config, "dead replay --action newcomer --yes").ok().says("replayed 1");
+    totals_become(&app, 1, 0, 0, 0).await;
+    let jobs = queue(&app.config, "peek --json").ok().json();
+    assert_eq!((&jobs[0]["attempts"], &jobs[0]["data"], &jobs[0]["accepted_ms"]), (&json!(0), &json!([1]), &json!(1_700_000_000_000_u64)));
+    let partition = &jobs[0]["partition"];
+    let stored = app.redis.cli(&["XRANGE", &format!("ps:{{plugsocket:p{partition}}}:in"), "-", "+"]);
+    assert!(stored.contains(&session) && !stored.contains("unserved") && !stored.contains("reason"), "{stored}");
+}

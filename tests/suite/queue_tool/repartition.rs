@@ -103,4 +103,7 @@ async fn an_interrupted_repartition_keeps_servers_waiting_until_it_is_run_again(
     assert_eq!((now["partitions"].as_array().unwrap().len(), &now["totals"]["dead"], now.get("repartition")), (2, &json!(2), None));
     let letters = queue(&app.config, "dead list --json --partition 0").ok().json();
     assert_eq!(letters.iter().map(|letter| letter["fields"]["x"].clone()).collect::<Vec<_>>(), ["first", "second"]);
+    let mut client = Client::enter(&app.servers[0].ws_url(), "late").await;
+    client.send_request("work", json!({"n": 1})).await;
+    totals_become(&app, 1, 0, 0, 2).await;
 }
