@@ -8,8 +8,19 @@ use crate::harness::http;
 
 const CONNECTIONS: u64 = 6;
 const EACH: u64 = 4;
+const MANY: u64 = 20_000;
+const SESSIONS: u64 = 16;
 
-/// Fields of members and entries stay; where they are is another matter.
+/// Makes dead letters and jobs for the day after tomorrow: number, session in turn, in 8 partitions.
+const FILL: &str = "
+for n = 0, tonumber(ARGV[1]) - 1 do
+  local session = string.format('%012d.%024d', 1, n % tonumber(ARGV[2]))
+  local meta = cjson.encode({session = session})
+  local key = 'ps:{plugsocket:p' .. n % 8 .. '}'
+  redis.call('XADD', key .. ':dead', '*', 'c', session, 'u', '', 'a', 'work', 's', n, 't', 1, 'i', '', 'm', meta, 'd', n, 'reason', 'x')
+  if n % 4 == 0 then redis.call('ZADD', key .. ':later', 4000000000000, cjson.encode({session, '', 'work', tostring(n), '1', '', meta, tostring(n)})) end
+end";
+
 fn keys(app: &App, pattern: &str) -> Vec<String> {
     let mut keys: Vec<_> = app.redis.cli(&["KEYS", pattern]).lines().filter(|key| !key.is_empty()).map(ToOwned::to_owned).collect();
     keys.sort();
@@ -106,4 +117,36 @@ async fn an_interrupted_repartition_keeps_servers_waiting_until_it_is_run_again(
     let mut client = Client::enter(&app.servers[0].ws_url(), "late").await;
     client.send_request("work", json!({"n": 1})).await;
     totals_become(&app, 1, 0, 0, 2).await;
+}
+
+#[tokio::test]
+async fn a_repartition_that_is_killed_loses_nothing_and_goes_on() {
+    let mut app = app(1, 0, 8);
+    app.servers[0].terminate(PATIENCE);
+    app.redis.cli(&["EVAL", FILL, "0", &MANY.to_string(), &SESSIONS.to_string()]);
+    let times = |app: &App| {
+        let letters = queue(&app.config, "dead list --json --limit 100000").ok().json();
+        let facts = letters.iter().map(|letter| (letter["data"].as_u64().unwrap(), letter["time_ms"].as_u64().unwrap()));
+        let mut facts: Vec<_> = facts.collect();
+        facts.sort_unstable();
+        facts
+    };
+    let before = times(&app);
+    assert_eq!(before.len() as u64, MANY);
+    let mut tool = Process::tool(&["queue", "repartition", "3", "--config", app.config.path()]);
+    eventually("dead letters on their way", PATIENCE, async || !keys(&app, "*:dead:new").is_empty()).await;
+    tool.kill();
+    assert_eq!(app.redis.cli(&["HGET", "ps:{plugsocket}:cfg", "repartition"]), "3", "it was killed on the way");
+    queue(&app.config, "repartition 3").ok().says("8 partitions became 3");
+    totals_become(&app, 0, 0, MANY / 4, MANY).await;
+    assert_eq!(times(&app), before, "each once, with the time of its death");
+    queue(&app.config, "dead replay --all --limit 5000 --yes").ok().says("replayed 5000");
+    queue(&app.config, "dead replay --all --yes").ok().says("replayed 15000");
+    totals_become(&app, MANY, 0, MANY / 4, 0).await;
+    for session in [0, SESSIONS - 1] {
+        let jobs = queue(&app.config, &format!("peek --json --count 100000 --connection {:012}.{session:024}", 1)).ok().json();
+        let numbers: Vec<_> = jobs.iter().map(|job| job["data"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, (0..MANY / SESSIONS).map(|n| n * SESSIONS + session).collect::<Vec<_>>(), "in order");
+        assert!(jobs.iter().all(|job| job["partition"] == jobs[0]["partition"]));
+    }
 }
