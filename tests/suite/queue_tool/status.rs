@@ -32,7 +32,10 @@ async fn status_follows_jobs_and_workers() {
     let jobs = queue(&app.config, "peek --json").ok().json();
     assert_eq!(jobs.iter().map(|job| job["data"]["n"].clone()).collect::<Vec<_>>(), [0, 1, 2]);
     let job = &jobs[0];
-    assert_eq!((&job["connection_id"], &job["user_id"], &job["action"], &job["attempts"]), (&json!(id), &json!("7"), &json!("work"), &json!(0)));
+    assert_eq!(
+        (&job["connection_id"], &job["user_id"], &job["action"], &job["attempts"]),
+        (&json!(id), &json!("7"), &json!("work"), &json!(0))
+    );
     assert_eq!((&job["client_id"], job.get("reason")), (&asked[0], None));
     for (filter, count) in [("--count 2", 2), ("--action soon", 0), ("--action work", 3), ("--connection nobody", 0)] {
         assert_eq!(queue(&app.config, &format!("peek --json {filter}")).ok().json().len(), count, "{filter}");
@@ -84,4 +87,18 @@ async fn status_tells_of_a_key_that_cannot_be_read() {
     let problem = broken["partitions"][0]["problem"].as_str().unwrap();
     assert!(problem.contains("ps:{plugsocket:p2}:dead") && problem.contains("WRONGTYPE"), "{problem}");
     queue(&app.config, "dead list").code_is(1).says("WRONGTYPE");
+}
+
+#[tokio::test]
+async fn a_watched_status_outlives_redis() {
+    let mut app = app(1, 0, 4);
+    let watch = Process::tool(&["queue", "status", "--json", "--watch", "100ms", "--config", app.config.path()]);
+    watch.wait_line(r#"{"app":"plugsocket""#, START_PATIENCE);
+    app.redis.kill();
+    watch.wait_line("tried again", PATIENCE);
+    let mark = watch.lines().len();
+    app.redis.start_again();
+    let line = watch.wait_line_after(mark, r#"{"app":"plugsocket""#, PATIENCE);
+    let now: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(now["partitions"], json!([]), "nothing waits, and nothing is left of before");
 }

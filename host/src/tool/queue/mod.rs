@@ -12,8 +12,8 @@ use clap::{Args, Subcommand};
 
 use super::reach;
 use crate::config::Common;
-use crate::queue::redis::admin::Admin;
 use crate::queue::QueueOptions;
+use crate::queue::redis::admin::Admin;
 
 /// Flags of `queue`.
 #[derive(Debug, Args)]
