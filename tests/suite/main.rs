@@ -14,6 +14,7 @@ mod hostile;
 mod nodes;
 mod page;
 mod poison;
+mod queue_tool;
 mod reload;
 mod send;
 mod smoke;

@@ -10,10 +10,10 @@ use std::io;
 
 use clap::{Args, Subcommand};
 
-use super::reach::{self, UsageError};
+use super::reach;
 use crate::config::Common;
+use crate::queue::QueueOptions;
 use crate::queue::redis::admin::Admin;
-use crate::queue::{QueueError, QueueOptions};
 
 /// Flags of `queue`.
 #[derive(Debug, Args)]
@@ -56,11 +56,7 @@ pub async fn run(args: QueueArgs) -> anyhow::Result<()> {
     match result {
         // Whoever read our output, such as `head`, has seen enough.
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) => Ok(()),
-        Err(error) => match error.downcast_ref::<QueueError>() {
-            Some(QueueError::Invalid(reason)) => Err(UsageError(reason.clone()).into()),
-            _ => Err(error),
-        },
-        Ok(()) => Ok(()),
+        result => result,
     }
 }
 

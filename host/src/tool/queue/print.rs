@@ -65,7 +65,7 @@ pub(super) fn table(rows: &[Vec<String>], left: usize) -> String {
     text
 }
 
-/// An entry as `--json` prints it; `reason`, `attempts` and `version` of dead letters only.
+/// An entry as `--json` prints it; `reason` and `version` of dead letters only.
 #[derive(Serialize)]
 struct EntryJson<'entry> {
     id: String,

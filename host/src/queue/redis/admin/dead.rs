@@ -154,7 +154,8 @@ impl Admin {
         Ok(self.page(id.partition, &self.keys.dead(id.partition), &stream_id, &stream_id, 1).await?.pop())
     }
 
-    /// Puts dead letters back among the jobs of their connections, in the order given, their attempts at 0 again. Each is moved in one step.
+    /// Puts dead letters back among the jobs of their connections, in the order given, as if they had never been tried. Each is moved in one
+    /// step.
     ///
     /// # Errors
     /// [`QueueError`]: what was moved before is moved; to do the rest, do it again.
@@ -239,6 +240,6 @@ impl Run {
         self.count += 1;
         self.bytes += entry.bytes();
         self.arguments.push(entry.id.stream_id().into_bytes().into());
-        self.arguments.extend(Job { attempts: 0, ..job }.to_fields());
+        self.arguments.extend(Job { attempts: 0, unserved: 0, ..job }.to_fields());
     }
 }

@@ -43,7 +43,7 @@ impl Connector {
             tracing::warn!(
                 stored = partitions,
                 configured = self.partitions_wanted,
-                "partitions are fixed when the app first starts; the stored number is used"
+                "the number of partitions stays as it was when the app first started; `plugsocket queue repartition` changes it"
             );
         }
         self.partitions.store(partitions, Ordering::Relaxed);

@@ -45,7 +45,7 @@ fn text(entry: &Entry) -> String {
             rows.push(("session", job.session.to_string()));
             rows.push(("message id", job.message_id()));
             rows.push(("client's id", job.client_id.as_ref().map_or("none", |id| id.as_json()).to_owned()));
-            rows.push(("client's address", job.ip.clone()));
+            rows.push(("client's address", if job.ip.is_empty() { "none".to_owned() } else { job.ip.clone() }));
             rows.push(("accepted", print::moment(job.time_ms)));
             let value: Result<serde_json::Value, _> = serde_json::from_slice(job.data.as_bytes());
             value.and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_default()
