@@ -135,6 +135,6 @@ fn an_unreachable_redis_is_a_failure_with_its_reason() {
     let mut app = app(1, 0, 4);
     app.redis.kill();
     for args in ["status", "status --json", "peek", "dead list", "dead drop --all --yes", "repartition 8"] {
-        queue(&app.config, args).code_is(1).says("refused");
+        queue(&app.config, args).code_is(1).says("queue is unreachable: redis://127.0.0.1:").says("onnection refused");
     }
 }
