@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backend::{Backend, job, options, patiently, session, take};
+use super::backend::{Backend, Kind, job, options, patiently, session, take};
 use super::faults::on_server;
 use super::on_both;
 use super::redis_only::take_through;
@@ -105,5 +105,19 @@ fn no_mark_of_a_suspect_outlives_its_entry() {
         backend.queue.outbox.flush().await.unwrap();
         let marks: i64 = backend.command(redis::cmd("HLEN").arg(key(&backend, &session, "suspects")));
         assert_eq!(marks, 0);
+    });
+}
+
+#[test]
+fn however_many_are_scheduled_a_job_is_put_back() {
+    super::run(Kind::Memory, |backend| async move {
+        let consumer = backend.consumer().await;
+        let session = session(&NodeId::random().unwrap());
+        backend.offer(job(&session, 1)).await;
+        let taken = take(&consumer, 1).await.remove(0);
+        while backend.queue.inbox.schedule(job(&session, 0), Duration::from_secs(3600)).await.is_ok() {}
+        let verdict = Verdict::Later { job: Box::new(taken.job), delay: Duration::ZERO };
+        consumer.settle(taken.receipt, verdict).await.unwrap();
+        assert_eq!(take(&consumer, 1).await[0].job.sequence, 1);
     });
 }

@@ -60,7 +60,11 @@ impl RedisConsumer {
     /// Starts of this partition's suspects that no end followed.
     async fn crashes(&self, partition: u32) -> Result<HashMap<String, u32>, QueueError> {
         let key = self.redis.connector.keys().suspects(partition);
-        let Value::Array(flat) = self.redis.connector.call(redis::cmd("HGETALL").arg(key)).await? else { return Ok(HashMap::new()) };
+        let answer = self.redis.connector.call(redis::cmd("HGETALL").arg(&key)).await.map_err(|error| match error {
+            QueueError::Invalid(reason) => QueueError::Invalid(format!("{reason}; remove it: DEL '{key}'")),
+            other => other,
+        })?;
+        let Value::Array(flat) = answer else { return Ok(HashMap::new()) };
         let count = |value: &Value| integer(value).and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
         Ok(flat.chunks_exact(2).map(|pair| (text(&pair[0]), count(&pair[1]))).collect())
     }
