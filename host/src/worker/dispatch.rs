@@ -210,13 +210,11 @@ impl Dispatcher {
         }
         let Some(version) = self.plugins.action(&held.taken.job.action) else { return self.unserved(&held.taken.job, &settings).await };
         if held.taken.suspect {
-            // Before it is noted: cut off in the middle of that, it is taken back as well.
-            held.is_alone = true;
             if let Err(error) = self.consumer.start_alone(&receipt).await {
-                held.is_alone = false;
                 tracing::warn!(job = held.taken.job.message_id(), %error, "the start of a suspect can't be noted; it waits");
                 return Step::Again(SUSPECT_PAUSE);
             }
+            held.is_alone = true;
         }
         let job = &mut held.taken.job;
         let terms = Terms::of(&settings, job, &version.plugin);

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backend::{Backend, Kind, job, options, patiently, session, take};
+use super::backend::{Backend, Kind, Server, job, options, patiently, session, take};
 use super::faults::on_server;
 use super::on_both;
 use super::redis_only::take_through;
-use crate::queue::{Stored, Verdict};
+use crate::queue::{Consumer, Receipt, Stored, Verdict};
 use crate::wire::ids::{NodeId, SessionId};
 
 on_both!(leaving_does_not_wait_for_jobs_that_are_not_finished);
@@ -83,6 +83,21 @@ fn marks_of_suspects_that_cannot_be_read_hold_up_no_other_partition() {
     });
 }
 
+/// A suspect that was started alone, and whose consumer's lease has lapsed meanwhile, because Redis stood still.
+async fn lapsed_suspect(server: &Server, consumer: &Arc<dyn Consumer>) -> Receipt {
+    let receipt = take(consumer, 1).await.remove(0).receipt;
+    consumer.start_alone(&receipt).await.unwrap();
+    server.signal("STOP");
+    patiently(async {
+        while consumer.may_start(&receipt) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    server.signal("CONT");
+    receipt
+}
+
 #[test]
 fn no_mark_of_a_suspect_outlives_its_entry() {
     on_server(|server| async move {
@@ -90,21 +105,31 @@ fn no_mark_of_a_suspect_outlives_its_entry() {
         let consumer = backend.consumer().await;
         let session = session(&NodeId::random().unwrap());
         backend.offer(job(&session, 1)).await;
-        let receipt = take(&consumer, 1).await.remove(0).receipt;
-        consumer.start_alone(&receipt).await.unwrap();
-        server.signal("STOP");
-        // The last renewal gets too old: what was in hand is given up, though its reply is out already.
-        patiently(async {
-            while consumer.may_start(&receipt) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await;
-        server.signal("CONT");
+        let receipt = lapsed_suspect(&server, &consumer).await;
+        // Its reply was out already.
         consumer.settle(receipt, Verdict::Done).await.unwrap();
         backend.queue.outbox.flush().await.unwrap();
         let marks: i64 = backend.command(redis::cmd("HLEN").arg(key(&backend, &session, "suspects")));
         assert_eq!(marks, 0);
+    });
+}
+
+#[test]
+fn a_lapse_of_the_lease_is_no_crash_of_the_suspect_that_runs() {
+    on_server(|server| async move {
+        let backend = Backend::on(Arc::clone(&server), options());
+        let consumer = backend.consumer().await;
+        backend.offer(job(&session(&NodeId::random().unwrap()), 1)).await;
+        let first = lapsed_suspect(&server, &consumer).await;
+        // Its call has not ended yet, so that the start is not taken back.
+        let again = take_through(&consumer, 1).await.remove(0);
+        assert_eq!((again.suspect, again.crashes), (true, 0));
+        consumer.retract_alone(&first).await.unwrap();
+        consumer.start_alone(&again.receipt).await.unwrap();
+        drop(consumer);
+        let heir = backend.consumer().await;
+        let again = take_through(&heir, 1).await.remove(0);
+        assert_eq!((again.suspect, again.crashes), (true, 1), "this one was");
     });
 }
 

@@ -196,7 +196,7 @@ impl RedisConsumer {
         let mut cursor = "0-0".to_owned();
         loop {
             // Before they are claimed: that makes them ours, and counts as a delivery.
-            suspicion.deliveries = self.deliveries(link, &key, &cursor).await?;
+            self.note_pending(link, &key, &cursor, &mut suspicion).await?;
             let mut command = redis::cmd("XAUTOCLAIM");
             command.arg(&key).arg(GROUP).arg(self.lease.worker.as_str()).arg(0).arg(&cursor).arg("COUNT").arg(CLAIM_COUNT);
             let answer = link.call(command.get_packed_command().into(), CALL_TIMEOUT).await.map_err(|error| unreachable(&error))?;
@@ -245,7 +245,7 @@ impl RedisConsumer {
                     Hand::Taken(delivery) => {
                         let crashes = suspicion.map_or(0, |suspicion| suspicion.crashes(&entry));
                         let suspect = suspicion.is_some_and(|suspicion| suspicion.is_suspect(&entry));
-                        if crashes > 0 {
+                        if suspicion.is_some_and(|suspicion| suspicion.is_marked(&entry)) {
                             self.holdings.mark(partition, &entry);
                         }
                         surplus.push_back(Taken { job, receipt: Receipt { partition, entry, delivery }, suspect, crashes });
