@@ -7,6 +7,7 @@ mod incoming;
 mod model;
 mod nodes;
 mod outgoing;
+mod pressure;
 mod redis_only;
 mod stored;
 

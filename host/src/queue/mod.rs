@@ -195,7 +195,8 @@ pub trait Consumer: Send + Sync {
     /// [`QueueError::Closed`]
     async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError>;
 
-    /// Stops taking, waits for settlements on their way, gives the partitions free. Call after the last job has been settled.
+    /// Stops taking, waits for settlements on their way, gives the partitions free. Call after the last settlement: jobs without one run
+    /// again elsewhere.
     async fn leave(&self);
 }
 

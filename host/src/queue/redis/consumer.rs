@@ -34,9 +34,10 @@ use crate::wire::job::{JOB_FIELDS, Job};
 const CLAIM_COUNT: usize = 200;
 /// How long a partition is left alone that can't be read.
 const BAD_KEY_PAUSE: Duration = Duration::from_secs(1);
+/// How long a read waits for other partitions while one of ours is not read because of the jobs in hand: it has more, and soon has room.
+const FULL_BLOCK: Duration = Duration::from_millis(10);
 /// How long leaving waits for settlements on their way.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
-const LEAVE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A consumer in Redis.
 pub(super) struct RedisConsumer {
@@ -97,8 +98,13 @@ impl RedisConsumer {
         let plan = self.holdings.plan();
         if !plan.recover.is_empty() {
             for (partition, recovery) in self.create_groups(plan.recover, &mut reader.complaint).await? {
-                self.recover(link, partition, recovery, &mut reader.surplus).await?;
-                self.holdings.recovered(partition);
+                match self.recover(link, partition, recovery, &mut reader.surplus).await {
+                    Ok(()) => self.holdings.recovered(partition),
+                    Err(error @ (QueueError::Invalid(_) | QueueError::Refused(_))) => {
+                        self.set_apart(partition, &error.to_string(), &mut reader.complaint);
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             return Ok(());
         }
@@ -111,7 +117,8 @@ impl RedisConsumer {
         let mut command = redis::cmd("XREADGROUP");
         command.arg("GROUP").arg(GROUP).arg(self.lease.worker.as_str()).arg("COUNT").arg(count);
         if block {
-            command.arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(1000));
+            let wait = if plan.is_any_full { FULL_BLOCK } else { BLOCK };
+            command.arg("BLOCK").arg(u64::try_from(wait.as_millis()).unwrap_or(1000));
         }
         command.arg("STREAMS").arg(&keys);
         for _ in &keys {
@@ -166,15 +173,20 @@ impl RedisConsumer {
             if error.is_empty() {
                 return true;
             }
-            self.holdings.pause(*partition, BAD_KEY_PAUSE);
-            metrics::counter!("plugsocket_partitions_unreadable_total").increment(1);
-            if complaint.is_due() {
-                let key = self.redis.connector.keys().incoming(*partition);
-                tracing::error!(partition, error, "a partition can't be read; when its key is not a stream, remove it: DEL '{key}'");
-            }
+            let key = self.redis.connector.keys().incoming(*partition);
+            self.set_apart(*partition, &format!("{error}; when its key is not a stream, remove it: DEL '{key}'"), complaint);
             false
         });
         Ok(partitions)
+    }
+
+    /// Leaves a partition alone for a while that can't be read.
+    fn set_apart(&self, partition: u32, reason: &str, complaint: &mut Complaint) {
+        self.holdings.pause(partition, BAD_KEY_PAUSE);
+        metrics::counter!("plugsocket_partitions_unreadable_total").increment(1);
+        if complaint.is_due() {
+            tracing::error!(partition, reason, "a partition can't be read; tried again until it is mended");
+        }
     }
 
     /// Claims everything that is pending in a partition, whoever's it was.
@@ -184,7 +196,7 @@ impl RedisConsumer {
         let mut cursor = "0-0".to_owned();
         loop {
             // Before they are claimed: that makes them ours, and counts as a delivery.
-            suspicion.deliveries = self.deliveries(link, &key, &cursor).await?;
+            self.note_pending(link, &key, &cursor, &mut suspicion).await?;
             let mut command = redis::cmd("XAUTOCLAIM");
             command.arg(&key).arg(GROUP).arg(self.lease.worker.as_str()).arg(0).arg(&cursor).arg("COUNT").arg(CLAIM_COUNT);
             let answer = link.call(command.get_packed_command().into(), CALL_TIMEOUT).await.map_err(|error| unreachable(&error))?;
@@ -233,7 +245,7 @@ impl RedisConsumer {
                     Hand::Taken(delivery) => {
                         let crashes = suspicion.map_or(0, |suspicion| suspicion.crashes(&entry));
                         let suspect = suspicion.is_some_and(|suspicion| suspicion.is_suspect(&entry));
-                        if crashes > 0 {
+                        if suspicion.is_some_and(|suspicion| suspicion.is_marked(&entry)) {
                             self.holdings.mark(partition, &entry);
                         }
                         surplus.push_back(Taken { job, receipt: Receipt { partition, entry, delivery }, suspect, crashes });
@@ -320,13 +332,14 @@ impl Consumer for RedisConsumer {
     }
 
     async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError> {
-        if !matches!(verdict, Verdict::Done) && !self.holdings.is_current(receipt.partition, &receipt.entry, receipt.delivery) {
+        let is_current = self.holdings.is_current(receipt.partition, &receipt.entry, receipt.delivery);
+        if !matches!(verdict, Verdict::Done) && !is_current {
             // Whoever has it now decides: put back as well, it would run once more.
             metrics::counter!("plugsocket_verdicts_late_total").increment(1);
             return Ok(());
         }
-        if self.holdings.is_marked(receipt.partition, &receipt.entry) {
-            // Before the settlement, so that no count outlives its entry.
+        if !is_current || self.holdings.is_marked(receipt.partition, &receipt.entry) {
+            // Before the settlement, so that no count outlives its entry; what is not in hand may have one.
             let mut command = redis::cmd("HDEL");
             command.arg(self.redis.connector.keys().suspects(receipt.partition)).arg(&receipt.entry);
             self.redis.batcher.send(Write::Command { command, done: Done::Nobody("suspect") }).await?;
@@ -355,18 +368,10 @@ impl Consumer for RedisConsumer {
     async fn leave(&self) {
         self.holdings.leave();
         self.lease.unblock().await;
-        let reader = self.reader.lock().await;
-        let settled = async {
-            let is_waiting =
-                |taken: &&Taken| self.holdings.is_current(taken.receipt.partition, &taken.receipt.entry, taken.receipt.delivery);
-            let waiting = reader.surplus.iter().filter(is_waiting).count();
-            while self.holdings.unsettled() > waiting {
-                // The lease's keeper listens too, and may get the word instead.
-                let _ = time::timeout(LEAVE_INTERVAL, self.holdings.releasable.notified()).await;
-            }
-        };
-        if time::timeout(LEAVE_TIMEOUT, settled).await.is_err() {
-            tracing::warn!(unsettled = self.holdings.unsettled(), "left with jobs that were not settled; they will run again elsewhere");
+        let _reader = self.reader.lock().await;
+        // Not for the jobs in hand: those that have no verdict by now will never have one here.
+        if !matches!(time::timeout(LEAVE_TIMEOUT, self.redis.batcher.flush()).await, Ok(Ok(()))) {
+            tracing::warn!("left with settlements that may not be stored; those jobs may run again elsewhere");
         }
         self.stop.cancel();
         self.holdings.abandon();

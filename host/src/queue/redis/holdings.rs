@@ -87,6 +87,8 @@ pub(super) enum Hand {
 pub(super) struct Plan {
     pub(super) recover: Vec<(u32, Recovery)>,
     pub(super) read: Vec<u32>,
+    /// Some are left out because of the jobs in hand.
+    pub(super) is_any_full: bool,
 }
 
 impl Holdings {
@@ -164,8 +166,12 @@ impl Holdings {
         }
         for (partition, owned) in &mut state.owned {
             let is_paused = owned.paused_until.is_some_and(|until| until > Instant::now());
+            if owned.releasing || is_paused {
+                continue;
+            }
             // One lane that is flooded must not take the room of all the others.
-            if owned.releasing || is_paused || owned.entries.len() >= self.held_max {
+            if owned.entries.len() >= self.held_max {
+                plan.is_any_full = true;
                 continue;
             }
             owned.paused_until = None;
@@ -188,7 +194,7 @@ impl Holdings {
                 owned.recovery = Recovery::Own;
             }
             owned.reading = false;
-            releasable |= owned.releasing;
+            releasable |= owned.releasing && owned.entries.is_empty();
         }
         drop(state);
         if releasable {
@@ -303,10 +309,6 @@ impl Holdings {
         state.owned.iter().map(|(partition, owned)| (*partition, owned.epoch)).collect()
     }
 
-    pub(super) fn unsettled(&self) -> usize {
-        self.lock().owned.values().map(|owned| owned.entries.len()).sum()
-    }
-
     pub(super) fn is_leaving(&self) -> bool {
         self.lock().leaving
     }
@@ -328,7 +330,6 @@ fn fresh(state: &State, within: Duration) -> bool {
 impl Settlements for Holdings {
     fn settled(&self, partition: u32, entries: &[String]) {
         let mut state = self.lock();
-        let leaving = state.leaving;
         if let Some(owned) = state.owned.get_mut(&partition) {
             let was_full = owned.entries.len() >= self.held_max;
             for entry in entries {
@@ -337,7 +338,7 @@ impl Settlements for Holdings {
             if was_full && owned.entries.len() < self.held_max {
                 self.changed.notify_one();
             }
-            if owned.entries.is_empty() && (owned.releasing || leaving) {
+            if owned.entries.is_empty() && owned.releasing {
                 self.releasable.notify_one();
             }
         }

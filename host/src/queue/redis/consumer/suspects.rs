@@ -1,6 +1,6 @@
 //! Which of the entries that were pending for somebody are suspects: in hand at two ends of a worker in a row, or running alone at one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use redis::Value;
 
@@ -16,9 +16,11 @@ use crate::queue::{QueueError, Receipt};
 /// What is known of entries that were pending for somebody.
 pub(super) struct Suspicion {
     /// How often each was delivered to others.
-    pub(super) deliveries: HashMap<String, u64>,
+    deliveries: HashMap<String, u64>,
+    /// Pending for ourselves: put out of hand when the lease lapsed, and we have not crashed.
+    ours: HashSet<String>,
     /// Starts of suspects that no end followed.
-    pub(super) crashes: HashMap<String, u32>,
+    starts: HashMap<String, u32>,
 }
 
 /// So many deliveries to others make a suspect: the first, and one after a crash. A worker that is killed, or loses its lease, has much in hand
@@ -26,41 +28,54 @@ pub(super) struct Suspicion {
 const SUSPECT_DELIVERIES: u64 = 2;
 
 impl Suspicion {
+    /// How often somebody crashed while it ran alone. Nothing of our own entries: a start of our own may be among the starts.
     pub(super) fn crashes(&self, entry: &str) -> u32 {
-        self.crashes.get(entry).copied().unwrap_or(0)
+        if self.ours.contains(entry) { 0 } else { self.starts.get(entry).copied().unwrap_or(0) }
+    }
+
+    /// Whether Redis counts a start of it.
+    pub(super) fn is_marked(&self, entry: &str) -> bool {
+        self.starts.contains_key(entry)
     }
 
     pub(super) fn is_suspect(&self, entry: &str) -> bool {
-        self.crashes(entry) > 0 || self.deliveries.get(entry).is_some_and(|deliveries| *deliveries >= SUSPECT_DELIVERIES)
+        self.is_marked(entry) || self.deliveries.get(entry).is_some_and(|deliveries| *deliveries >= SUSPECT_DELIVERIES)
     }
 }
 
 impl RedisConsumer {
     /// What was noted of a partition's suspects.
     pub(super) async fn suspicion(&self, partition: u32) -> Result<Suspicion, QueueError> {
-        Ok(Suspicion { deliveries: HashMap::new(), crashes: self.crashes(partition).await? })
+        Ok(Suspicion { deliveries: HashMap::new(), ours: HashSet::new(), starts: self.starts(partition).await? })
     }
 
-    /// How often entries from `start` on were delivered to others.
-    pub(super) async fn deliveries(&self, link: &mut Link, key: &str, start: &str) -> Result<HashMap<String, u64>, QueueError> {
+    /// Finds out whose the pending entries from `start` on are, and how often they were delivered to others.
+    pub(super) async fn note_pending(&self, link: &mut Link, key: &str, start: &str, suspicion: &mut Suspicion) -> Result<(), QueueError> {
         let mut command = redis::cmd("XPENDING");
         command.arg(key).arg(GROUP).arg(start).arg("+").arg(CLAIM_COUNT);
         let answer = link.call(command.get_packed_command().into(), CALL_TIMEOUT).await.map_err(|error| unreachable(&error))?;
         let Ok(Value::Array(pending)) = resp::value(&answer) else { return Err(refusal(&answer)) };
-        let fact = |facts: &Value| {
-            let Value::Array(facts) = facts else { return None };
-            let [entry, consumer, _, count] = &facts[..] else { return None };
-            // What is our own was put out of hand when the lease lapsed, and we have not crashed.
-            let is_ours = text(consumer) == self.lease.worker.as_str();
-            (!is_ours).then_some((text(entry), u64::try_from(integer(count)?).ok()?))
-        };
-        Ok(pending.iter().filter_map(fact).collect())
+        (suspicion.deliveries, suspicion.ours) = Default::default();
+        for facts in &pending {
+            let Value::Array(facts) = facts else { continue };
+            let [entry, consumer, _, count] = &facts[..] else { continue };
+            if text(consumer) == self.lease.worker.as_str() {
+                suspicion.ours.insert(text(entry));
+            } else if let Some(count) = integer(count).and_then(|count| u64::try_from(count).ok()) {
+                suspicion.deliveries.insert(text(entry), count);
+            }
+        }
+        Ok(())
     }
 
     /// Starts of this partition's suspects that no end followed.
-    async fn crashes(&self, partition: u32) -> Result<HashMap<String, u32>, QueueError> {
+    async fn starts(&self, partition: u32) -> Result<HashMap<String, u32>, QueueError> {
         let key = self.redis.connector.keys().suspects(partition);
-        let Value::Array(flat) = self.redis.connector.call(redis::cmd("HGETALL").arg(key)).await? else { return Ok(HashMap::new()) };
+        let answer = self.redis.connector.call(redis::cmd("HGETALL").arg(&key)).await.map_err(|error| match error {
+            QueueError::Invalid(reason) => QueueError::Invalid(format!("{reason}; remove it: DEL '{key}'")),
+            other => other,
+        })?;
+        let Value::Array(flat) = answer else { return Ok(HashMap::new()) };
         let count = |value: &Value| integer(value).and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
         Ok(flat.chunks_exact(2).map(|pair| (text(&pair[0]), count(&pair[1]))).collect())
     }

@@ -94,3 +94,21 @@ fn a_failed_read_is_recovered() {
     holdings.read_ended(true);
     assert_eq!(holdings.plan().recover, [(0, Recovery::Own)]);
 }
+
+#[tokio::test]
+async fn the_end_of_a_read_renews_the_lease_only_for_what_can_be_released() {
+    let holdings = Holdings::new(Duration::from_secs(60), 100);
+    let session = SessionId::random(&NodeId::random().unwrap()).unwrap();
+    let told = || async { tokio::time::timeout(Duration::from_millis(1), holdings.releasable.notified()).await.is_ok() };
+    holdings.renewed(Instant::now(), 1, &[(0, 1)]);
+    taken(&holdings, "1-0", &session, 1);
+    holdings.read_ended(false);
+    holdings.renewed(Instant::now(), 0, &[(0, 1)]);
+    holdings.plan();
+    holdings.read_ended(false);
+    assert!(!told().await, "a job of it is in hand");
+    holdings.settled(0, &["1-0".to_owned()]);
+    assert!(told().await);
+    holdings.read_ended(false);
+    assert!(told().await, "it may have been read when its last job was settled");
+}
