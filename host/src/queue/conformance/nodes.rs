@@ -93,7 +93,10 @@ fn a_dead_nodes_connections_are_all_handed_out_and_buried() {
         assert_eq!(alias, moved.session.to_string(), "another has it now");
         let routes: Vec<String> = backend.command(redis::cmd("SMEMBERS").arg(key(&backend, ":u:7}:nodes")));
         assert_eq!(routes, [cleaner.to_string()]);
-        assert!(matches!(patiently(backend.queue.presence.open(&dead)).await, Err(QueueError::Refused(_))), "gone for good");
+        let mut feed = patiently(backend.queue.presence.open(&dead)).await.unwrap();
+        assert_eq!(patiently(feed.receive()).await, None);
+        assert_eq!(*feed.lease().borrow(), NodeLease::Lost, "gone for good: its server goes on as another one");
+        drop(feed);
         assert!(backend.queue.presence.enter(&entries[0], None).await.is_err());
         assert!(!exists(&backend, &roster), "what comes late is not stored: nobody would look for it");
     });
