@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backend::{Backend, Kind, entry, options, patiently, session};
 use super::faults::{eventually, on_server};
-use crate::queue::{Adoption, Entry, Estate, NodeFeed, NodeLease, Queue, QueueError, redis as redis_queue};
+use crate::queue::{Adoption, Entry, Estate, NodeFeed, NodeLease, Queue, redis as redis_queue};
 use crate::wire::ids::NodeId;
 
 fn run<F: Future<Output = ()>>(case: impl FnOnce(Backend) -> F) {
