@@ -1,6 +1,6 @@
 //! Cleans up after nodes that died: every connection they had registered gets its `disconnect`, called by this server's handler.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::handler_calls::{Orphan, Told};
 use super::node::{Current, Node};
 use crate::queue::{Adoption, Estate, Health, QueueError};
+use crate::wire::ids::SessionId;
 
 /// Pause while there is no handler or no queue, and after a failure.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -44,6 +45,9 @@ async fn look(node: &Arc<Node>, stop: &CancellationToken) -> Duration {
     }
 }
 
+/// Calls that were asked for and whose end was not heard yet.
+type Waiting = VecDeque<(SessionId, oneshot::Receiver<Told>)>;
+
 /// What was done for one dead node.
 #[derive(Debug, Default)]
 struct Tally {
@@ -61,12 +65,20 @@ impl Tally {
 
 /// Whether the node is done with.
 async fn clean(node: &Arc<Node>, estate: &Arc<dyn Estate>, stop: &CancellationToken) -> bool {
-    let (began, mut tally) = (Instant::now(), Tally::default());
+    let (began, mut tally, mut waiting) = (Instant::now(), Tally::default(), VecDeque::new());
     tracing::warn!(dead = %estate.node(), "a node's lease has ended; `disconnect` is called for the connections it left behind");
     let ended = tokio::select! {
-        ended = bury_all(node, estate, &mut tally, stop) => ended,
+        ended = bury_all(node, estate, (&mut tally, &mut waiting), stop) => ended,
         () = estate.keep() => Ok(false),
     };
+    // Calls under way are not given up: this server may adopt the node again, and would make them a second time. Others find it not ours.
+    if ended.is_err() {
+        tokio::select! {
+            () = hear(&mut tally, &mut waiting) => {}
+            () = estate.keep() => {}
+        }
+    }
+    hear(&mut tally, &mut waiting).await;
     let Tally { told, given_up } = tally;
     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let dead = estate.node();
@@ -78,31 +90,46 @@ async fn clean(node: &Arc<Node>, estate: &Arc<dyn Estate>, stop: &CancellationTo
     ended.unwrap_or(false)
 }
 
-async fn bury_all(node: &Arc<Node>, estate: &Arc<dyn Estate>, tally: &mut Tally, stop: &CancellationToken) -> Result<bool, QueueError> {
+/// Waits for the end of all calls that were asked for.
+async fn hear(tally: &mut Tally, waiting: &mut Waiting) {
+    while let Some((_, told)) = waiting.front_mut() {
+        if let Ok(Told::Buried { given_up } | Told::Unburied { given_up }) = told.await {
+            tally.count(given_up);
+        }
+        waiting.pop_front();
+    }
+}
+
+async fn bury_all(
+    node: &Arc<Node>,
+    estate: &Arc<dyn Estate>,
+    (tally, waiting): (&mut Tally, &mut Waiting),
+    stop: &CancellationToken,
+) -> Result<bool, QueueError> {
     // Told, but the queue did not confirm that they are buried: they may come again, and must not be told again.
     let mut unburied = HashSet::new();
     loop {
         while let Some(orphans) = estate.next().await? {
-            let mut waiting = Vec::with_capacity(orphans.len());
             for entry in orphans {
                 if unburied.contains(&entry.session) {
                     estate.bury(&entry).await?;
                     continue;
                 }
                 let (done, told) = oneshot::channel();
-                waiting.push((entry.session.clone(), told));
+                waiting.push_back((entry.session.clone(), told));
                 node.calls.push_orphan(node, Orphan { entry, estate: Arc::clone(estate), done });
             }
             let mut is_served = true;
-            for (session, told) in waiting {
+            while let Some((session, told)) = waiting.front_mut() {
                 match told.await {
                     Ok(Told::Buried { given_up }) => tally.count(given_up),
                     Ok(Told::Unburied { given_up }) => {
                         tally.count(given_up);
-                        unburied.insert(session);
+                        unburied.insert(session.clone());
                     }
                     Ok(Told::NoHandler) | Err(_) => is_served = false,
                 }
+                waiting.pop_front();
             }
             if !is_served || !estate.is_ours() || stop.is_cancelled() {
                 estate.release().await;

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backend::{Backend, Kind, entry, options, patiently, session};
 use super::faults::{eventually, on_server};
-use crate::queue::{Adoption, Entry, Estate, NodeFeed, NodeLease, Queue, QueueError, redis as redis_queue};
+use crate::queue::{Adoption, Entry, Estate, NodeFeed, NodeLease, Queue, redis as redis_queue};
 use crate::wire::ids::NodeId;
 
 fn run<F: Future<Output = ()>>(case: impl FnOnce(Backend) -> F) {
@@ -93,7 +93,10 @@ fn a_dead_nodes_connections_are_all_handed_out_and_buried() {
         assert_eq!(alias, moved.session.to_string(), "another has it now");
         let routes: Vec<String> = backend.command(redis::cmd("SMEMBERS").arg(key(&backend, ":u:7}:nodes")));
         assert_eq!(routes, [cleaner.to_string()]);
-        assert!(matches!(patiently(backend.queue.presence.open(&dead)).await, Err(QueueError::Refused(_))), "gone for good");
+        let mut feed = patiently(backend.queue.presence.open(&dead)).await.unwrap();
+        assert_eq!(patiently(feed.receive()).await, None);
+        assert_eq!(*feed.lease().borrow(), NodeLease::Lost, "gone for good: its server goes on as another one");
+        drop(feed);
         assert!(backend.queue.presence.enter(&entries[0], None).await.is_err());
         assert!(!exists(&backend, &roster), "what comes late is not stored: nobody would look for it");
     });

@@ -30,6 +30,8 @@ const READ_COUNT: usize = 256;
 const READS_WAITING_MAX: usize = 4;
 /// An unneeded route stays this long: a join may be on its way to the node, announced before its connection is.
 const ROUTE_IDLE: Duration = if cfg!(test) { Duration::from_secs(1) } else { Duration::from_secs(30) };
+/// Longest pause before a renewal that failed is tried again.
+const RENEWAL_RETRY_MAX: Duration = Duration::from_millis(500);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 type StreamId = (u64, u64);
@@ -78,6 +80,12 @@ impl RedisFeed {
         }
         Ok(Self { redis, node, deliveries, lease, stop })
     }
+
+    /// That of a node which is a cleaner's: it has ended.
+    pub(super) fn lost(redis: Arc<Redis>, node: NodeId) -> Self {
+        let stop = redis.connector.stop().child_token();
+        Self { redis, node, deliveries: mpsc::channel(1).1, lease: watch::channel(NodeLease::Lost).1, stop }
+    }
 }
 
 #[async_trait]
@@ -117,8 +125,10 @@ struct Cursors {
 async fn keep(redis: &Arc<Redis>, node: &NodeId, cursors: &Mutex<Cursors>, owed: &Notify, held: &watch::Sender<NodeLease>) {
     let interval = redis.options.lease / RENEWALS_PER_LEASE;
     let mut complaint = Complaint::default();
+    let mut pause = interval;
     loop {
-        time::sleep(interval).await;
+        time::sleep(pause).await;
+        pause = interval;
         // As they were before the renewal: the reader goes on meanwhile, and what it has read since is no sign of a loss.
         let before = *cursors.lock().unwrap_or_else(PoisonError::into_inner);
         let renewal = match redis.renew_node(node).await {
@@ -131,6 +141,8 @@ async fn keep(redis: &Arc<Redis>, node: &NodeId, cursors: &Mutex<Cursors>, owed:
                 if complaint.is_due() {
                     tracing::warn!(%node, %error, "node's lease not renewed; tried again");
                 }
+                // Cleaners with a shorter lease wait for those who come back, but not for the whole interval of a long one.
+                pause = interval.min(RENEWAL_RETRY_MAX);
                 continue;
             }
         };

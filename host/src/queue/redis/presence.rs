@@ -92,6 +92,14 @@ impl Redis {
         }))
     }
 
+    /// Announces a node and starts its feed. One that was announced before, and cleaned up after since, gets a feed that says so.
+    async fn start_feed(&self, node: &NodeId) -> Result<RedisFeed, QueueError> {
+        match self.renew_node(node).await? {
+            Renewed::Yes(renewal) => RedisFeed::start(self.itself()?, node.clone(), renewal.sent).await,
+            Renewed::Lost => Ok(RedisFeed::lost(self.itself()?, node.clone())),
+        }
+    }
+
     /// Takes a node out of Redis, but for the connections whose `disconnect` is still owed.
     pub(super) async fn withdraw_node(&self, node: &NodeId) -> Result<(), QueueError> {
         let keys = self.connector.keys();
@@ -265,17 +273,13 @@ impl Presence for Redis {
     async fn open(&self, node: &NodeId) -> Result<Box<dyn NodeFeed>, QueueError> {
         self.nodes.open(node);
         let mut backoff = Backoff::new();
-        let renewal = loop {
-            let renewed = match self.connector.ready().await {
-                Ok(()) => self.renew_node(node).await,
+        loop {
+            let started = match self.connector.ready().await {
+                Ok(()) => self.start_feed(node).await,
                 Err(error) => Err(error),
             };
-            match renewed {
-                Ok(Renewed::Yes(renewal)) => break renewal,
-                Ok(Renewed::Lost) => {
-                    self.nodes.close(node);
-                    return Err(QueueError::Refused(format!("node {node} has been cleaned up after")));
-                }
+            match started {
+                Ok(feed) => return Ok(Box::new(feed)),
                 Err(error @ (QueueError::Refused(_) | QueueError::Closed)) => {
                     self.nodes.close(node);
                     return Err(error);
@@ -283,8 +287,7 @@ impl Presence for Redis {
                 Err(error) => tracing::warn!(%node, %error, "node could not be announced; tried again"),
             }
             time::sleep(backoff.next()).await;
-        };
-        Ok(Box::new(RedisFeed::start(self.itself()?, node.clone(), renewal.sent).await?))
+        }
     }
 
     async fn enter(&self, entry: &Entry, previous: Option<&Entry>) -> Result<Option<SessionId>, QueueError> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::harness::{House, until};
@@ -99,6 +100,7 @@ struct TestEstate {
     is_ours: AtomicBool,
     finished: AtomicBool,
     released: AtomicBool,
+    lapses: Notify,
 }
 
 impl TestEstate {
@@ -111,7 +113,7 @@ impl TestEstate {
         };
         let left = Mutex::new((0..orphans).map(orphan).collect());
         let (buried, is_ours, finished, released) = (AtomicUsize::new(0), true.into(), false.into(), false.into());
-        Arc::new(Self { node, left, page: 5, buried, is_ours, finished, released })
+        Arc::new(Self { node, left, page: 5, buried, is_ours, finished, released, lapses: Notify::new() })
     }
 }
 
@@ -126,7 +128,7 @@ impl Estate for TestEstate {
     }
 
     async fn keep(&self) {
-        std::future::pending::<()>().await;
+        self.lapses.notified().await;
     }
 
     async fn next(&self) -> Result<Option<Vec<Entry>>, QueueError> {
@@ -205,4 +207,25 @@ async fn a_server_without_a_handler_adopts_nobody_and_stops_when_it_loses_its_ow
     house.script.gate.add_permits(estate.page);
     until("the rest is left to others", || estate.released.load(Ordering::SeqCst)).await;
     assert_eq!((estate.buried.load(Ordering::SeqCst), estate.finished.load(Ordering::SeqCst)), (estate.page, false));
+}
+
+#[tokio::test]
+async fn a_claim_that_lapsed_is_not_taken_again_while_its_calls_are_under_way() {
+    let mut house = House::open(|_| {}).await;
+    let (estate, again) = (TestEstate::with(3), TestEstate::with(0));
+    for orphan in estate.left.lock().unwrap().iter_mut() {
+        orphan.identity = json!({"fields": {"x": "hold"}}).to_string().into();
+    }
+    *house.queue.estate.lock().unwrap() = Some(estate.clone());
+    for _ in 0..3 {
+        house.disconnected("node_lost").await;
+    }
+    *house.queue.estate.lock().unwrap() = Some(again.clone());
+    estate.is_ours.store(false, Ordering::SeqCst);
+    estate.lapses.notify_one();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(house.queue.estate.lock().unwrap().is_some(), "it would find them there, and make the calls a second time");
+    house.script.gate.add_permits(3);
+    until("then it is", || again.finished.load(Ordering::SeqCst)).await;
+    assert_eq!(estate.buried.load(Ordering::SeqCst), 3);
 }

@@ -9,5 +9,5 @@ if redis.call('HLEN', KEYS[4]) > 0 then return 0 end
 redis.call('SET', KEYS[5], ARGV[2], 'PX', ARGV[3])
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[2], ARGV[1])
-redis.call('DEL', KEYS[3], KEYS[4])
+redis.call('UNLINK', KEYS[3], KEYS[4])
 return 1

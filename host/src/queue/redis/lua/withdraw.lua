@@ -4,7 +4,7 @@
 -- ARGV: node
 -- Returns: connections left; -1 when the node is a cleaner's already
 if redis.call('HEXISTS', KEYS[4], ARGV[1]) == 1 or redis.call('EXISTS', KEYS[5]) == 1 then return -1 end
-redis.call('DEL', KEYS[2])
+redis.call('UNLINK', KEYS[2])
 local left = redis.call('HLEN', KEYS[3])
 if left == 0 then
   redis.call('ZREM', KEYS[1], ARGV[1])
