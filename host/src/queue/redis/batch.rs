@@ -184,6 +184,8 @@ pub(super) struct Batch {
     pub(super) marks: Vec<Done>,
     /// When it was first sent.
     pub(super) sent: Option<Instant>,
+    /// It was sent before without an answer: a refusal now does not mean that nothing was stored then.
+    pub(super) is_doubtful: bool,
 }
 
 /// What of a batch has to be sent again, and why.
@@ -213,12 +215,13 @@ impl Batch {
         let mut again = Vec::new();
         let mut reason = String::new();
         let (mut full, mut reconnect) = (false, false);
+        let is_doubtful = self.is_doubtful;
         for (index, (slot, answer)) in self.slots.into_iter().zip(answers).enumerate() {
             match answer {
-                // Known not to be stored: sent again, it could come after one that its client sent later.
+                // Not stored by this sending: sent again, it could come after one that its client sent later.
                 Value::ServerError(error) if is_passing(&error) && matches!(slot, Slot::One(Done::Stored(_))) => {
                     (reason, reconnect) = (error.to_string(), true);
-                    slot.finish(Outcome::Refused(server_error(&error)));
+                    slot.finish(if is_doubtful { Outcome::Unknown } else { Outcome::Refused(server_error(&error)) });
                 }
                 Value::ServerError(error) if error.code() == "NOSCRIPT" || is_passing(&error) => {
                     (reason, reconnect) = (error.to_string(), true);
@@ -232,6 +235,7 @@ impl Batch {
                         again.push(slot);
                     }
                 }
+                Value::ServerError(_) if is_doubtful && matches!(slot, Slot::One(Done::Stored(_))) => slot.finish(Outcome::Unknown),
                 Value::ServerError(error) => slot.finish(Outcome::Refused(server_error(&error))),
                 answer => slot.finish(Outcome::Answer(answer)),
             }
@@ -242,7 +246,7 @@ impl Batch {
         } else {
             self.marks
         };
-        Again { batch: Self { commands: commands.finish(), slots: again, marks, sent: self.sent }, reason, full, reconnect }
+        Again { batch: Self { commands: commands.finish(), slots: again, marks, sent: self.sent, is_doubtful }, reason, full, reconnect }
     }
 
     /// Tells all that the outcome is unknown.
@@ -288,4 +292,29 @@ pub(super) fn bytes_of(command: &Cmd) -> usize {
         _ => 0,
     };
     command.args_iter().map(length).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::queue::redis::resp;
+
+    #[test]
+    fn a_refusal_of_what_was_sent_before_says_nothing_of_then() {
+        for refusal in [&b"-OOM command not allowed\r\n"[..], b"-READONLY a replica\r\n"] {
+            for is_doubtful in [false, true] {
+                let mut commands = Packing::default();
+                commands.add_packed(b"PING\r\n");
+                let (sender, told) = mpsc::channel();
+                let on_stored: OnStored = Box::new(move |stored| sender.send(stored).unwrap());
+                let slots = vec![Slot::One(Done::Stored(on_stored))];
+                let batch = Batch { commands: commands.finish(), slots, marks: Vec::new(), sent: Some(Instant::now()), is_doubtful };
+                let again = batch.settle(vec![resp::value(refusal).unwrap()]);
+                assert!(again.batch.slots.is_empty());
+                assert_eq!(matches!(told.recv().unwrap(), Stored::Unknown), is_doubtful);
+            }
+        }
+    }
 }

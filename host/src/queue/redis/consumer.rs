@@ -1,5 +1,6 @@
 //! One worker's end of the incoming queue: takes over, reads, settles.
 
+mod settle;
 mod suspects;
 
 use std::collections::VecDeque;
@@ -16,20 +17,19 @@ use tokio_util::sync::CancellationToken;
 use self::suspects::Suspicion;
 use super::Redis;
 use super::answers::{beginning, raw_entry, refusal, text};
-use super::batch::{Done, Settlements, Write};
+use super::batch::Settlements;
 use super::connect::{BLOCK, BLOCKING_TIMEOUT, CALL_TIMEOUT, Fence};
 use super::holdings::{Hand, Holdings, Recovery};
-use super::inbox::{later_command, later_member};
 use super::keys::GROUP;
 use super::lease::Lease;
 use super::link::{Link, LinkError};
 use super::pace::{Pace, Portion};
 use super::pauses::Complaint;
 use super::resp::{Token, Walk};
-use super::scripts::{CONSUMERS, DEAD, GROUPS, evalsha};
+use super::scripts::{CONSUMERS, GROUPS, evalsha};
 use crate::queue::{Consumer, QueueError, Receipt, Taken, Verdict};
 use crate::wire::ids::NodeId;
-use crate::wire::job::{JOB_FIELDS, Job};
+use crate::wire::job::Job;
 
 const CLAIM_COUNT: usize = 200;
 /// How long a partition is left alone that can't be read.
@@ -124,7 +124,12 @@ impl RedisConsumer {
         for _ in &keys {
             command.arg(">");
         }
-        let answer = link.call(command.get_packed_command().into(), BLOCKING_TIMEOUT).await.map_err(|error| unreachable(&error))?;
+        let command = command.get_packed_command();
+        // Stopped since the plan was made (a frozen process), it would take jobs between those that another worker reads by now.
+        if !self.holdings.is_fresh() {
+            return Ok(());
+        }
+        let answer = link.call(command.into(), BLOCKING_TIMEOUT).await.map_err(|error| unreachable(&error))?;
         let mut walk = Walk::new(&answer);
         let streams = match walk.next() {
             Some(Token::Array(streams)) => streams,
@@ -199,6 +204,9 @@ impl RedisConsumer {
             self.note_pending(link, &key, &cursor, &mut suspicion).await?;
             let mut command = redis::cmd("XAUTOCLAIM");
             command.arg(&key).arg(GROUP).arg(self.lease.worker.as_str()).arg(0).arg(&cursor).arg("COUNT").arg(CLAIM_COUNT);
+            if !self.holdings.is_fresh() {
+                return Err(QueueError::Unreachable("the lease was not renewed in time".to_owned()));
+            }
             let answer = link.call(command.get_packed_command().into(), CALL_TIMEOUT).await.map_err(|error| unreachable(&error))?;
             let mut walk = Walk::new(&answer);
             match walk.next() {
@@ -269,25 +277,6 @@ impl RedisConsumer {
             }
         }
     }
-
-    async fn acknowledge(&self, partition: u32, entry: String) -> Result<(), QueueError> {
-        self.redis.batcher.send(Write::Ack { partition, entry, to: Arc::clone(&self.holdings) as _ }).await
-    }
-
-    fn settlement(&self, partition: u32, entry: &str) -> Done {
-        Done::Settled { to: Arc::clone(&self.holdings) as _, partition, entry: entry.to_owned() }
-    }
-
-    async fn set_aside(&self, receipt: &Receipt, fields: &[&[u8]], reason: &str, attempts: u32, version: &str) -> Result<(), QueueError> {
-        let keys = self.redis.connector.keys();
-        let mut command = evalsha(&DEAD, 2);
-        command.arg(keys.dead(receipt.partition)).arg(keys.incoming(receipt.partition));
-        let age_max = u64::try_from(self.redis.options.dead_age_max.as_millis()).unwrap_or(u64::MAX);
-        command.arg(self.redis.options.dead_max).arg(age_max).arg(&receipt.entry).arg(GROUP).arg(fields);
-        command.arg("reason").arg(reason).arg("attempts").arg(attempts).arg("version").arg(version);
-        let done = self.settlement(receipt.partition, &receipt.entry);
-        self.redis.batcher.send(Write::Command { command, done }).await
-    }
 }
 
 #[async_trait]
@@ -338,31 +327,12 @@ impl Consumer for RedisConsumer {
             metrics::counter!("plugsocket_verdicts_late_total").increment(1);
             return Ok(());
         }
-        if !is_current || self.holdings.is_marked(receipt.partition, &receipt.entry) {
-            // Before the settlement, so that no count outlives its entry; what is not in hand may have one.
-            let mut command = redis::cmd("HDEL");
-            command.arg(self.redis.connector.keys().suspects(receipt.partition)).arg(&receipt.entry);
-            self.redis.batcher.send(Write::Command { command, done: Done::Nobody("suspect") }).await?;
+        let result = self.conclude(&receipt, verdict, is_current).await;
+        if result.is_err() {
+            // In hand without anybody who settles it, it would be pending for ever and hold up the partition's release.
+            self.holdings.put_back(receipt.partition, &receipt.entry, receipt.delivery);
         }
-        match verdict {
-            Verdict::Done => self.acknowledge(receipt.partition, receipt.entry).await,
-            Verdict::Later { job, delay } => {
-                self.holdings.forget(&job.session, job.sequence);
-                // The entry's id is unique in its partition, and the same again when this is sent twice.
-                let member = later_member(&job, &receipt.entry)?;
-                let command = later_command(&self.redis, receipt.partition, &member, delay, &receipt.entry);
-                let done = self.settlement(receipt.partition, &receipt.entry);
-                self.redis.batcher.send(Write::Command { command, done }).await
-            }
-            Verdict::Dead { job, reason, version } => {
-                metrics::counter!("plugsocket_jobs_dead_total").increment(1);
-                // Somebody may put it back by hand.
-                self.holdings.forget(&job.session, job.sequence);
-                let fields = job.to_fields();
-                let flat: Vec<&[u8]> = JOB_FIELDS.iter().zip(&fields).flat_map(|(name, value)| [name.as_bytes(), &value[..]]).collect();
-                self.set_aside(&receipt, &flat, &reason, job.attempts, &version).await
-            }
-        }
+        result
     }
 
     async fn leave(&self) {

@@ -161,7 +161,7 @@ impl<'writer> Encoder<'writer> {
         } else {
             self.settle();
         }
-        Batch { commands: self.commands.finish(), slots: self.slots, marks: self.marks, sent: None }
+        Batch { commands: self.commands.finish(), slots: self.slots, marks: self.marks, sent: None, is_doubtful: false }
     }
 
     fn settle(&mut self) {

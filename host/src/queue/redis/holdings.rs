@@ -157,6 +157,11 @@ impl Holdings {
         released
     }
 
+    /// Whether the lease holds: nothing is read for it otherwise.
+    pub(super) fn is_fresh(&self) -> bool {
+        fresh(&self.lock(), self.start_within)
+    }
+
     /// What may be read now; it counts as being read until [`Self::read_ended`].
     pub(super) fn plan(&self) -> Plan {
         let mut state = self.lock();
@@ -273,6 +278,25 @@ impl Holdings {
         owned.recovery = owned.recovery.max(Recovery::Own);
         owned.is_overtaken = true;
         false
+    }
+
+    /// The job's verdict could not be handed on: it is delivered again, here or elsewhere.
+    pub(super) fn put_back(&self, partition: u32, entry: &str, delivery: u64) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(owned) = state.owned.get_mut(&partition) else { return };
+        if owned.entries.get(entry).is_none_or(|held| held.delivery != delivery) {
+            return;
+        }
+        if let Some(held) = owned.entries.remove(entry) {
+            state.dedup.forget(&held.session, held.sequence);
+        }
+        owned.recovery = owned.recovery.max(Recovery::Own);
+        owned.is_overtaken = true;
+        self.changed.notify_one();
+        if owned.releasing {
+            self.releasable.notify_one();
+        }
     }
 
     /// Whether this delivery is the one that counts.

@@ -224,7 +224,7 @@ impl Writer {
         metrics::counter!("plugsocket_queue_writer_reconnects_total").increment(1);
         self.line = None;
         for flight in &mut self.flights {
-            flight.ticket = None;
+            flight.batch.is_doubtful |= flight.ticket.take().is_some();
         }
         self.connector.report_broken();
     }

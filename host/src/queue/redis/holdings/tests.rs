@@ -112,3 +112,24 @@ async fn the_end_of_a_read_renews_the_lease_only_for_what_can_be_released() {
     holdings.read_ended(false);
     assert!(told().await, "it may have been read when its last job was settled");
 }
+
+#[test]
+fn a_job_whose_verdict_was_not_stored_comes_again() {
+    let holdings = Holdings::new(Duration::from_secs(60), 2);
+    let session = SessionId::random(&NodeId::random().unwrap()).unwrap();
+    holdings.renewed(Instant::now(), 1, &[(0, 1)]);
+    let first = taken(&holdings, "1-0", &session, 1);
+    taken(&holdings, "2-0", &session, 2);
+    holdings.recovered(0);
+    holdings.read_ended(false);
+    let plan = holdings.plan();
+    assert!(plan.is_any_full && plan.read.is_empty(), "it has much in hand");
+    holdings.put_back(0, "1-0", first + 100);
+    assert!(holdings.is_current(0, "1-0", first), "another delivery is not put back");
+    holdings.put_back(0, "1-0", first);
+    assert!(!holdings.is_current(0, "1-0", first));
+    let plan = holdings.plan();
+    assert!(!plan.is_any_full);
+    assert_eq!(plan.recover, [(0, Recovery::Own)]);
+    assert!(matches!(holdings.take(0, "1-0", &session, 1), Hand::Taken(_)));
+}

@@ -1,0 +1,68 @@
+//! How a job leaves the queue: acknowledged, put off, or set aside.
+
+use std::sync::Arc;
+
+use super::RedisConsumer;
+use crate::queue::redis::batch::{Done, Write};
+use crate::queue::redis::inbox::{later_command, later_member};
+use crate::queue::redis::keys::GROUP;
+use crate::queue::redis::scripts::{DEAD, evalsha};
+use crate::queue::{QueueError, Receipt, Verdict};
+use crate::wire::job::JOB_FIELDS;
+
+impl RedisConsumer {
+    pub(super) async fn acknowledge(&self, partition: u32, entry: String) -> Result<(), QueueError> {
+        self.redis.batcher.send(Write::Ack { partition, entry, to: Arc::clone(&self.holdings) as _ }).await
+    }
+
+    pub(super) fn settlement(&self, partition: u32, entry: &str) -> Done {
+        Done::Settled { to: Arc::clone(&self.holdings) as _, partition, entry: entry.to_owned() }
+    }
+
+    pub(super) async fn set_aside(
+        &self,
+        receipt: &Receipt,
+        fields: &[&[u8]],
+        reason: &str,
+        attempts: u32,
+        version: &str,
+    ) -> Result<(), QueueError> {
+        let keys = self.redis.connector.keys();
+        let mut command = evalsha(&DEAD, 2);
+        command.arg(keys.dead(receipt.partition)).arg(keys.incoming(receipt.partition));
+        let age_max = u64::try_from(self.redis.options.dead_age_max.as_millis()).unwrap_or(u64::MAX);
+        command.arg(self.redis.options.dead_max).arg(age_max).arg(&receipt.entry).arg(GROUP).arg(fields);
+        command.arg("reason").arg(reason).arg("attempts").arg(attempts).arg("version").arg(version);
+        let done = self.settlement(receipt.partition, &receipt.entry);
+        self.redis.batcher.send(Write::Command { command, done }).await
+    }
+
+    /// Writes what a verdict says.
+    pub(super) async fn conclude(&self, receipt: &Receipt, verdict: Verdict, is_current: bool) -> Result<(), QueueError> {
+        if !is_current || self.holdings.is_marked(receipt.partition, &receipt.entry) {
+            // Before the settlement, so that no count outlives its entry; what is not in hand may have one.
+            let mut command = redis::cmd("HDEL");
+            command.arg(self.redis.connector.keys().suspects(receipt.partition)).arg(&receipt.entry);
+            self.redis.batcher.send(Write::Command { command, done: Done::Nobody("suspect") }).await?;
+        }
+        match verdict {
+            Verdict::Done => self.acknowledge(receipt.partition, receipt.entry.clone()).await,
+            Verdict::Later { job, delay } => {
+                self.holdings.forget(&job.session, job.sequence);
+                // The entry's id is unique in its partition, and the same again when this is sent twice.
+                let member = later_member(&job, &receipt.entry)?;
+                let command = later_command(&self.redis, receipt.partition, &member, delay, &receipt.entry);
+                let done = self.settlement(receipt.partition, &receipt.entry);
+                self.redis.batcher.send(Write::Command { command, done }).await
+            }
+            Verdict::Dead { job, reason, version } => {
+                metrics::counter!("plugsocket_jobs_dead_total").increment(1);
+                // Somebody may put it back by hand.
+                self.holdings.forget(&job.session, job.sequence);
+                let fields = job.to_fields();
+                let flat: Vec<&[u8]> = JOB_FIELDS.iter().zip(&fields).flat_map(|(name, value)| [name.as_bytes(), &value[..]]).collect();
+                self.set_aside(receipt, &flat, &reason, job.attempts, &version).await
+            }
+        }
+    }
+}
