@@ -250,7 +250,12 @@ fn a_node_is_sure_for_half_a_lease_only() {
         server.signal("STOP");
         let stopped = Instant::now();
         let mut lease = feed.lease();
-        patiently(async { while lease.borrow_and_update().is_held() { time::sleep(Duration::from_millis(5)).await } }).await;
+        patiently(async {
+            while lease.borrow_and_update().is_held() {
+                time::sleep(Duration::from_millis(5)).await
+            }
+        })
+        .await;
         let NodeLease::Until(end) = *lease.borrow() else { panic!() };
         assert!(end <= stopped + backend.options.lease / 2, "the calls made until then need time to be noted");
         server.signal("CONT");
