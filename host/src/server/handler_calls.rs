@@ -138,6 +138,7 @@ enum Item {
 }
 
 /// What a runner has done with its item.
+#[derive(Clone, Copy)]
 enum Ended<'item> {
     InLane(&'item SessionId),
     Orphan,

@@ -252,7 +252,7 @@ fn a_node_is_sure_for_half_a_lease_only() {
         let mut lease = feed.lease();
         patiently(async {
             while lease.borrow_and_update().is_held() {
-                time::sleep(Duration::from_millis(5)).await
+                time::sleep(Duration::from_millis(5)).await;
             }
         })
         .await;
