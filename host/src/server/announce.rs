@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::node::Node;
 use super::session::Session;
@@ -14,6 +14,9 @@ use crate::wire::ids::SessionId;
 const GATES: usize = 64;
 /// How long a registration waits for others of the same routes; they take this long only when the queue can't be reached.
 const GATE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Before a change of groups that could not be told is told again.
+const REGROUP_PAUSE: Duration = Duration::from_secs(1);
 
 /// A lock per route (hashed): without it "the last one of this user has left" could be written after "one has come" and cut the new one off.
 pub(crate) struct Gates {
@@ -85,12 +88,19 @@ pub(crate) async fn leave(node: &Node, session: &SessionId, is_gone: bool) {
     }
 }
 
-/// Tells the queue a session's groups, when they changed.
+/// Tells the queue a session's groups, when they changed, however long that takes: without it nothing sent to a new group would reach the node.
 pub(crate) async fn regroup(node: &Node, session: &Session) {
-    let announced = node.roster.announced(&session.id);
-    let _guards = node.gates.pass(&[announced.as_ref()]).await;
-    let Some((now, before)) = node.roster.take_announcement(&session.id) else { return };
-    if let Err(error) = node.queue.presence.enter(&now, Some(&before)).await {
+    loop {
+        let announced = node.roster.announced(&session.id);
+        let guards = node.gates.pass(&[announced.as_ref()]).await;
+        let Some((now, before)) = node.roster.take_announcement(&session.id) else { return };
+        let Err(error) = node.queue.presence.enter(&now, Some(&before)).await else { return };
         tracing::warn!(session = %session.id, %error, "the queue was not told that a connection's groups changed");
+        if !matches!(error, QueueError::Unreachable(_)) {
+            return;
+        }
+        node.roster.renew_announcement(&before);
+        drop(guards);
+        sleep(REGROUP_PAUSE).await;
     }
 }

@@ -137,9 +137,21 @@ enum Item {
     Orphan(Box<Orphan>),
 }
 
+/// What a runner has done with its item.
+#[derive(Clone, Copy)]
+enum Ended<'item> {
+    InLane(&'item SessionId),
+    Orphan,
+    Parked,
+}
+
+#[derive(Default)]
 struct State {
     lanes: Lanes<SessionId, Item>,
+    /// Of dead nodes: they have no lanes, and half of the runners.
+    orphans: VecDeque<Box<Orphan>>,
     running: usize,
+    orphans_running: usize,
     /// Their lanes are busy; they wait until it is known whether the node is still ours, and hold no runner up.
     parked: usize,
     /// That is known, and they come first.
@@ -148,10 +160,17 @@ struct State {
 
 impl State {
     fn open(&self) -> usize {
-        self.lanes.waiting() + self.running + self.parked + self.resumed.len()
+        self.lanes.waiting() + self.orphans.len() + self.running + self.parked + self.resumed.len()
     }
 
-    fn next(&mut self) -> Option<(SessionId, Item)> {
+    /// Orphans come first while they have less than their half: neither they nor sessions, however many, keep the others waiting for ever.
+    fn next(&mut self, calls_max: usize) -> Option<(SessionId, Item)> {
+        if self.orphans_running < (calls_max / 2).max(1)
+            && let Some(orphan) = self.orphans.pop_front()
+        {
+            self.orphans_running += 1;
+            return Some((orphan.entry.session.clone(), Item::Orphan(orphan)));
+        }
         self.resumed.pop_front().or_else(|| self.lanes.start())
     }
 }
@@ -159,8 +178,7 @@ impl State {
 impl HandlerCalls {
     /// Nothing to do.
     pub fn new() -> Self {
-        let state = State { lanes: Lanes::new(), running: 0, parked: 0, resumed: VecDeque::new() };
-        Self { state: Mutex::new(state), runners: TaskTracker::new(), cut: CancellationToken::new() }
+        Self { state: Mutex::default(), runners: TaskTracker::new(), cut: CancellationToken::new() }
     }
 
     /// Queues work. Never refused: what comes here is bounded by the number of sessions.
@@ -173,15 +191,15 @@ impl HandlerCalls {
     /// Queues the `disconnect` of a dead node's connection; the caller bounds how many wait.
     pub fn push_orphan(&self, node: &Arc<Node>, orphan: Orphan) {
         let mut state = self.lock();
-        state.lanes.push(orphan.entry.session.clone(), Item::Orphan(Box::new(orphan)));
+        state.orphans.push_back(Box::new(orphan));
         self.start(node, state);
     }
 
     /// Starts a runner when there is work and there may be another one.
     fn start(&self, node: &Arc<Node>, mut state: MutexGuard<'_, State>) {
-        let calls_max = node.settings.load().server.handler_calls_max.max(1);
+        let calls_max = calls_max(node);
         if state.running < calls_max
-            && let Some((key, item)) = state.next()
+            && let Some((key, item)) = state.next(calls_max)
         {
             state.running += 1;
             drop(state);
@@ -219,7 +237,7 @@ impl HandlerCalls {
         let mut state = self.lock();
         let open = state.open();
         // Dropped without the lock: a registration in it would come back here.
-        let dropped = (std::mem::take(&mut state.lanes), std::mem::take(&mut state.resumed));
+        let dropped = (std::mem::take(&mut state.lanes), std::mem::take(&mut state.resumed), std::mem::take(&mut state.orphans));
         drop(state);
         drop(dropped);
         open
@@ -234,13 +252,15 @@ impl HandlerCalls {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends an item, unless it is parked, and takes the next one; without a next one the runner ends.
-    fn advance(&self, ended: Option<&SessionId>) -> Option<(SessionId, Item)> {
+    /// Ends an item and takes the next one; without a next one the runner ends.
+    fn advance(&self, node: &Node, ended: Ended<'_>) -> Option<(SessionId, Item)> {
         let mut state = self.lock();
-        if let Some(ended) = ended {
-            state.lanes.finish(ended);
+        match ended {
+            Ended::InLane(key) => state.lanes.finish(key),
+            Ended::Orphan => state.orphans_running -= 1,
+            Ended::Parked => {}
         }
-        let next = state.next();
+        let next = state.next(calls_max(node));
         if next.is_none() {
             state.running -= 1;
         }
@@ -270,6 +290,10 @@ impl HandlerCalls {
     }
 }
 
+fn calls_max(node: &Node) -> usize {
+    node.settings.load().server.handler_calls_max.max(1)
+}
+
 async fn run(node: Arc<Node>, key: SessionId, item: Item) {
     let mut next = Some((key, item));
     while let Some((key, item)) = next {
@@ -279,14 +303,19 @@ async fn run(node: Arc<Node>, key: SessionId, item: Item) {
         match item {
             Item::Session(session, Work::Connect(connect)) => handler_work::connect(&node, &session, connect).await,
             Item::Session(session, Work::Fallback(fallback)) => handler_work::fallback(&node, &session, &fallback).await,
-            Item::Session(session, Work::Disconnect(disconnect)) if disconnect.is_announced && !node.hold.is_held() => {
-                node.calls.park(&node, key, session, disconnect);
-                next = node.calls.advance(None);
+            Item::Session(session, Work::Disconnect(disconnect)) => {
+                if let Err(disconnect) = handler_work::disconnect(&node, &session, disconnect).await {
+                    node.calls.park(&node, key, session, disconnect);
+                    next = node.calls.advance(&node, Ended::Parked);
+                    continue;
+                }
+            }
+            Item::Orphan(orphan) => {
+                handler_work::orphan(&node, *orphan).await;
+                next = node.calls.advance(&node, Ended::Orphan);
                 continue;
             }
-            Item::Session(session, Work::Disconnect(disconnect)) => handler_work::disconnect(&node, &session, *disconnect).await,
-            Item::Orphan(orphan) => handler_work::orphan(&node, *orphan).await,
         }
-        next = node.calls.advance(Some(&key));
+        next = node.calls.advance(&node, Ended::InLane(&key));
     }
 }

@@ -38,6 +38,8 @@ enum CallFailure {
     TimedOut,
     #[error("{0}")]
     Failed(String),
+    #[error("others may make the call by now")]
+    Unsure,
 }
 
 /// Decides a registration. Never tried again: the handler may have done half of it, and the client can ask once more.
@@ -109,7 +111,7 @@ pub(super) async fn fallback(node: &Arc<Node>, session: &Arc<Session>, message: 
     let code = match last {
         CallFailure::NoHandler => ErrorCode::Unavailable,
         CallFailure::TimedOut => ErrorCode::Timeout,
-        CallFailure::Failed(_) => ErrorCode::Failed,
+        CallFailure::Failed(_) | CallFailure::Unsure => ErrorCode::Failed,
     };
     if is_first(session, message) {
         session.send_error(message.client_id.as_ref(), code, given_up_text(code));
@@ -180,12 +182,15 @@ fn is_first(session: &Session, message: &Fallback) -> bool {
     session.may_answer(message.sequence, message.client_id.is_some())
 }
 
-/// Tells the handler that an identity has ended, then the queue.
-pub(super) async fn disconnect(node: &Arc<Node>, session: &Arc<Session>, disconnect: Disconnect) {
-    let Disconnect { identity, reason, afterwards, done, .. } = disconnect;
-    if tell(node, &session.id, (&identity, reason), None).await.is_err() {
-        metrics::counter!("plugsocket_disconnects_given_up_total").increment(1);
+/// Tells the handler that an identity has ended, then the queue. What may be a cleaner's to tell comes back.
+pub(super) async fn disconnect(node: &Arc<Node>, session: &Arc<Session>, disconnect: Box<Disconnect>) -> Result<(), Box<Disconnect>> {
+    let is_ours = || !disconnect.is_announced || node.hold.is_held();
+    match tell(node, &session.id, (&disconnect.identity, disconnect.reason), None, is_ours).await {
+        Ok(()) => {}
+        Err(CallFailure::Unsure) => return Err(disconnect),
+        Err(_) => metrics::counter!("plugsocket_disconnects_given_up_total").increment(1),
     }
+    let Disconnect { afterwards, done, .. } = *disconnect;
     match afterwards {
         Afterwards::Stay => {}
         Afterwards::Leave => announce::leave(node, &session.id, false).await,
@@ -195,6 +200,7 @@ pub(super) async fn disconnect(node: &Arc<Node>, session: &Arc<Session>, disconn
         }
     }
     drop(done);
+    Ok(())
 }
 
 /// Ends an identity on a node that is lost: its cleaner makes the call, and tells the queue.
@@ -210,13 +216,11 @@ pub(super) fn forget(node: &Node, session: &Session, disconnect: Disconnect) {
 /// Tells the handler that a connection of a dead node has ended, unless another cleaner may be doing so.
 pub(super) async fn orphan(node: &Arc<Node>, orphan: Orphan) {
     let Orphan { entry, estate, done } = orphan;
-    if !estate.is_ours() {
-        return;
-    }
     let sender =
         Sender { connection_id: entry.connection_id.as_str().into(), user_id: entry.user_id.as_deref().map(Into::into), ip: String::new() };
-    let given_up = match tell(node, &entry.session, (&entry.identity, NODE_LOST), Some(sender)).await {
+    let given_up = match tell(node, &entry.session, (&entry.identity, NODE_LOST), Some(sender), || estate.is_ours()).await {
         Ok(()) => false,
+        Err(CallFailure::Unsure) => return,
         Err(CallFailure::NoHandler) => {
             let _ = done.send(Told::NoHandler);
             return;
@@ -235,12 +239,13 @@ pub(super) async fn orphan(node: &Arc<Node>, orphan: Orphan) {
     });
 }
 
-/// Calls `disconnect`, up to its attempts; after the last the failure is told.
+/// Calls `disconnect`, up to its attempts, as long as `is_ours`; after the last the failure is told.
 async fn tell(
     node: &Arc<Node>,
     session: &SessionId,
     (identity, reason): (&Bytes, &str),
     sender: Option<Sender>,
+    is_ours: impl Fn() -> bool,
 ) -> Result<(), CallFailure> {
     #[derive(Serialize)]
     struct Call<'call> {
@@ -254,6 +259,9 @@ async fn tell(
     let limit = limit.saturating_mul(attempts_max);
     let mut attempt = 1;
     loop {
+        if !is_ours() {
+            return Err(CallFailure::Unsure);
+        }
         let failure = match call_handler(node, (session, sender.clone()), "", (Operation::Disconnect, input.clone()), limit).await {
             // A handler that refuses a disconnect has been told all the same.
             Ok(Answer { status: Status::Done | Status::Rejected | Status::Unsupported, .. }) => return Ok(()),

@@ -154,6 +154,14 @@ impl Roster {
         Some((member.entry(session, &member.groups), member.entry(session, &before)))
     }
 
+    /// The queue has not heard of a session's groups after all: it still has those of `known`.
+    pub fn renew_announcement(&self, known: &Entry) {
+        let mut tables = self.lock();
+        if let Some(member) = tables.sessions.get_mut(&known.session).and_then(|seat| seat.member.as_mut()) {
+            member.announced = Some(known.groups.iter().map(|group| group.as_str().into()).collect());
+        }
+    }
+
     /// The sessions that any of the addresses means, each once, without `except` (a public id or session id).
     pub fn resolve(&self, to: &[Address], except: Option<&str>) -> Vec<Arc<Session>> {
         let tables = self.lock();

@@ -226,14 +226,41 @@ fn a_node_that_was_adopted_learns_that_it_is_lost() {
         let node = node();
         let mut feed = patiently(backend.queue.presence.open(&node)).await.unwrap();
         assert!(feed.lease().borrow().is_held());
+        let gone = entry(&session(&node), None, Some("left"), &["left"]);
+        backend.queue.presence.enter(&gone, None).await.unwrap();
+        backend.queue.presence.leave(&gone).await.unwrap();
+        assert!(exists(&backend, ":u:left}:nodes") && exists(&backend, ":g:left}:nodes"), "idle, for a while");
         backend.command::<()>(redis::cmd("HSET").arg(key(&backend, "}:cleaners")).arg(node.as_str()).arg("somebody 1"));
         assert_eq!(patiently(feed.receive()).await, None);
         assert_eq!(*feed.lease().borrow(), NodeLease::Lost, "though the claim has ended: the cleaner may have begun");
+        eventually(|| !exists(&backend, ":u:left}:nodes") && !exists(&backend, ":g:left}:nodes")).await;
         let late = entry(&session(&node), None, None, &[]);
         assert!(backend.queue.presence.enter(&late, None).await.is_err());
         patiently(feed.close()).await;
         let left: Option<f64> = backend.command(redis::cmd("ZSCORE").arg(key(&backend, "}:nodes")).arg(node.as_str()));
         assert!(left.is_some(), "it is its cleaner's to end");
+    });
+}
+
+#[test]
+fn a_node_is_sure_for_half_a_lease_only() {
+    on_server(|server| async move {
+        let backend = Backend::on(Arc::clone(&server), options());
+        let feed = patiently(backend.queue.presence.open(&node())).await.unwrap();
+        server.signal("STOP");
+        let stopped = Instant::now();
+        let mut lease = feed.lease();
+        patiently(async {
+            while lease.borrow_and_update().is_held() {
+                time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        let NodeLease::Until(end) = *lease.borrow() else { panic!() };
+        assert!(end <= stopped + backend.options.lease / 2, "the calls made until then need time to be noted");
+        server.signal("CONT");
+        let held = patiently(lease.wait_for(|lease| lease.is_held())).await.map(|lease| *lease);
+        assert!(held.is_ok());
     });
 }
 

@@ -16,6 +16,7 @@ on_both!(
     deliveries_keep_their_order,
     a_join_comes_before_what_is_sent_after_it,
     a_newer_connection_takes_the_alias,
+    an_older_connection_does_not_take_the_alias_back,
     leaving_removes,
     lookups_answer_who_is_there,
     groups_may_change,
@@ -126,6 +127,20 @@ async fn a_join_comes_before_what_is_sent_after_it(backend: Backend) {
     let received: Vec<String> = until(&mut feeds[0], "end").await.iter().map(name).collect();
     assert_eq!(received, ["join n1", "to n1", "join n2", "to n2"]);
     assert!(until(&mut feeds[1], "end").await.is_empty());
+}
+
+async fn an_older_connection_does_not_take_the_alias_back(backend: Backend) {
+    let Two { feeds: _feeds, entries: [older, other] } = two(&backend).await;
+    let presence = &backend.queue.presence;
+    let newer = entry(&session(&other.session.node()), Some("alice"), None, &[]);
+    presence.enter(&newer, None).await.unwrap();
+    // It joins a group while its end is on the way.
+    let joined = Entry { groups: vec!["g".to_owned(), "h".to_owned()], ..older.clone() };
+    assert_eq!(presence.enter(&joined, Some(&older)).await.unwrap(), None);
+    let holder = async || presence.connection("alice").await.unwrap().unwrap().node;
+    assert_eq!(holder().await, newer.session.node().to_string());
+    presence.leave(&joined).await.unwrap();
+    assert_eq!(holder().await, newer.session.node().to_string(), "the newer one keeps it");
 }
 
 async fn a_newer_connection_takes_the_alias(backend: Backend) {

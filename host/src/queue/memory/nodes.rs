@@ -194,6 +194,11 @@ impl Presence for Nodes {
         if entry.connection_id == entry.session.as_str() {
             return Ok(None);
         }
+        if previous.is_some_and(|previous| previous.connection_id == entry.connection_id) {
+            // A newer connection may have taken it since.
+            state.aliases.entry(entry.connection_id.clone()).or_insert_with(|| entry.session.clone());
+            return Ok(None);
+        }
         let older = state.aliases.insert(entry.connection_id.clone(), entry.session.clone());
         Ok(older.filter(|older| *older != entry.session))
     }

@@ -16,7 +16,6 @@ use super::answers::text;
 use super::bridge;
 use super::connect::{BLOCK, BLOCKING_TIMEOUT};
 use super::lease::RENEWALS_PER_LEASE;
-use super::orphans::held_until;
 use super::pauses::{Backoff, Complaint};
 use super::presence::{Renewal, Renewed};
 use crate::queue::{NodeFeed, NodeLease, QueueError};
@@ -32,6 +31,9 @@ const READS_WAITING_MAX: usize = 4;
 const ROUTE_IDLE: Duration = if cfg!(test) { Duration::from_secs(1) } else { Duration::from_secs(30) };
 /// Longest pause before a renewal that failed is tried again.
 const RENEWAL_RETRY_MAX: Duration = Duration::from_millis(500);
+/// The share of a lease in which calls for the node's own connections begin: the rest is for them to end, and to be noted, before others may
+/// make them too.
+const SURE_SHARE: f64 = 0.5;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 type StreamId = (u64, u64);
@@ -65,13 +67,16 @@ impl RedisFeed {
                 () = reader.read() => {}
             }
         });
-        let (held, lease) = watch::channel(NodeLease::Until(held_until(renewal_sent, redis.options.lease)));
+        let (held, lease) = watch::channel(NodeLease::Until(renewal_sent + redis.options.lease.mul_f64(SURE_SHARE)));
         let (keeper, keeper_node, keeper_stop) = (Arc::clone(&redis), node.clone(), stop.clone());
         redis.tasks.spawn(async move {
             let owed = Notify::new();
             tokio::select! {
                 () = keeper_stop.cancelled() => {}
-                () = keep(&keeper, &keeper_node, &cursors, &owed, &held) => keeper_stop.cancel(),
+                () = keep(&keeper, &keeper_node, &cursors, &owed, &held) => {
+                    keeper_stop.cancel();
+                    keeper.drop_routes(&keeper_node).await;
+                }
                 () = repair(&keeper, &keeper_node, &owed) => {}
             }
         });
@@ -146,7 +151,7 @@ async fn keep(redis: &Arc<Redis>, node: &NodeId, cursors: &Mutex<Cursors>, owed:
                 continue;
             }
         };
-        held.send_replace(NodeLease::Until(held_until(renewal.sent, redis.options.lease)));
+        held.send_replace(NodeLease::Until(renewal.sent + redis.options.lease.mul_f64(SURE_SHARE)));
         rewind(cursors, before, &renewal);
         if renewal.cut > 0 {
             metrics::counter!("plugsocket_deliveries_cut_total").increment(renewal.cut);

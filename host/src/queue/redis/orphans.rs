@@ -85,7 +85,7 @@ impl Redis {
 }
 
 /// As with every lease, the last tenth is left to clocks that run apart.
-pub(super) fn held_until(renewal_sent: Instant, lease: Duration) -> Instant {
+fn held_until(renewal_sent: Instant, lease: Duration) -> Instant {
     renewal_sent + lease.mul_f64(0.9)
 }
 

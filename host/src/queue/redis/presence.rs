@@ -103,17 +103,24 @@ impl Redis {
     /// Takes a node out of Redis, but for the connections whose `disconnect` is still owed.
     pub(super) async fn withdraw_node(&self, node: &NodeId) -> Result<(), QueueError> {
         let keys = self.connector.keys();
-        let routes: Vec<String> = self.nodes.close(node).iter().map(|route| self.route_key(route)).collect();
         let mut command = evalsha(&WITHDRAW, 5);
         command.arg(keys.nodes()).arg(keys.outgoing(node)).arg(keys.roster(node)).arg(keys.cleaners()).arg(keys.gone(node));
         let left = self.batcher.run(command.arg(node.as_str()).clone()).await?;
         if let Some(connections @ 1..) = integer(&left) {
             tracing::warn!(%node, connections, "not all `disconnect` calls were made; another server makes the rest, or the next one to start");
         }
-        for chunk in routes.chunks(UNROUTE_MAX) {
-            self.batcher.run(unroute(chunk, node)).await?;
-        }
+        self.drop_routes(node).await;
         Ok(())
+    }
+
+    /// Drops all routes to a node that has ended. When it is lost, its cleaner knows only those that its connections needed at the end.
+    pub(super) async fn drop_routes(&self, node: &NodeId) {
+        let routes: Vec<String> = self.nodes.close(node).iter().map(|route| self.route_key(route)).collect();
+        for chunk in routes.chunks(UNROUTE_MAX) {
+            if let Err(error) = self.run_surely("routes of a node", &unroute(chunk, node)).await {
+                tracing::debug!(%node, %error, "routes of a node that has ended are not dropped yet");
+            }
+        }
     }
 
     /// Hands a command over, however long that takes, and waits until it is stored. After an error it still will be, once Redis answers.
@@ -173,7 +180,12 @@ impl Redis {
         command.arg(&roster).arg(key(alias)).arg(key(replaced));
         command.arg(keys.nodes()).arg(keys.cleaners()).arg(keys.gone(&node)).arg(&new);
         command.arg(entry.session.as_str()).arg(value).arg(node.as_str());
-        command.arg(if alias.is_some() { "alias" } else { "" }).arg(if replaced.is_some() { "previous" } else { "" });
+        let claim = match previous.and_then(alias_of) {
+            // Its groups changed; a newer connection may have taken the id since.
+            former if former == alias => "keep",
+            _ => "alias",
+        };
+        command.arg(if alias.is_some() { claim } else { "" }).arg(if replaced.is_some() { "previous" } else { "" });
         command.arg(millis(self.options.lease));
         Ok(command)
     }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::harness::{House, until};
 use crate::queue::{Entry, Estate, NodeLease, QueueError};
+use crate::wire::delivery::{Address, Body, Delivery};
 use crate::wire::ids::{NodeId, SessionId};
 
 fn set_lease(house: &House, lease: NodeLease) {
@@ -228,4 +229,85 @@ async fn a_claim_that_lapsed_is_not_taken_again_while_its_calls_are_under_way() 
     house.script.gate.add_permits(3);
     until("then it is", || again.finished.load(Ordering::SeqCst)).await;
     assert_eq!(estate.buried.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_call_that_failed_is_not_made_again_when_it_may_be_another_cleaners() {
+    let mut house = House::open(|_| {}).await;
+    let estate = TestEstate::with(1);
+    estate.left.lock().unwrap()[0].identity = json!({"fields": {"x": "hold"}}).to_string().into();
+    *house.script.failures.lock().unwrap() = 1;
+    *house.queue.estate.lock().unwrap() = Some(estate.clone());
+    house.disconnected("node_lost").await;
+    estate.is_ours.store(false, Ordering::SeqCst);
+    house.script.gate.add_permits(2);
+    until("it is left", || estate.released.load(Ordering::SeqCst)).await;
+    house.drained().await;
+    house.no_more_calls();
+    assert_eq!(estate.buried.load(Ordering::SeqCst), 0, "the other cleaner buries it");
+}
+
+#[tokio::test]
+async fn a_disconnect_that_failed_is_not_made_again_when_the_node_is_lost() {
+    let mut house = House::open(|_| {}).await;
+    house.script.gate.add_permits(2);
+    let [back, lost] = [house.registered(json!({"connection_id": "hold"})).await, house.registered(json!({"user_id": "hold"})).await];
+    for client in [back, lost] {
+        *house.script.failures.lock().unwrap() = 1;
+        drop(client);
+        house.disconnected("client").await;
+        set_lease(&house, over());
+        house.script.gate.add_permits(1);
+        until("it failed", || *house.script.failures.lock().unwrap() == 0).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(house.try_call().is_none(), "it waits");
+        if house.queue.entries.lock().unwrap().len() == 2 {
+            set_lease(&house, NodeLease::Always);
+            house.disconnected("client").await;
+            house.script.gate.add_permits(1);
+            until("it is done", || house.queue.entries.lock().unwrap().len() == 1).await;
+        }
+    }
+    set_lease(&house, NodeLease::Lost);
+    until("there is another node", || house.queue.nodes.lock().unwrap().len() == 2).await;
+    house.drained().await;
+    house.no_more_calls();
+    assert_eq!(house.queue.entries.lock().unwrap().len(), 1, "the cleaner's");
+}
+
+#[tokio::test]
+async fn orphans_leave_half_of_the_calls_to_sessions() {
+    let mut house = House::open(|settings| settings.server.handler_calls_max = 4).await;
+    let estate = TestEstate::with(5);
+    for orphan in estate.left.lock().unwrap().iter_mut() {
+        orphan.identity = json!({"fields": {"x": "hold"}}).to_string().into();
+    }
+    *house.queue.estate.lock().unwrap() = Some(estate.clone());
+    for _ in 0..2 {
+        house.disconnected("node_lost").await;
+    }
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(house.registered(json!({})).await);
+    }
+    house.script.gate.add_permits(5);
+    for _ in 0..3 {
+        house.disconnected("node_lost").await;
+    }
+    until("all are buried", || estate.finished.load(Ordering::SeqCst)).await;
+}
+
+#[tokio::test]
+async fn a_change_of_groups_is_told_as_soon_as_the_queue_is_back() {
+    let mut house = House::open(|_| {}).await;
+    let _client = house.registered(json!({"connection_id": "a", "groups": ["old"]})).await;
+    *house.queue.is_announcing.lock().unwrap() = false;
+    let to = |body| Delivery { to: vec![Address::Connection("a".to_owned())], except: None, body, origin: None };
+    house.deliveries.send(to(Body::Join("new".to_owned()))).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    house.deliveries.send(to(Body::Leave("old".to_owned()))).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    *house.queue.is_announcing.lock().unwrap() = true;
+    let groups = || house.queue.entries.lock().unwrap().values().next().unwrap().groups.clone();
+    until("the queue knows", || groups() == ["new"]).await;
 }
