@@ -147,6 +147,7 @@ async fn a_repartition_that_is_killed_loses_nothing_and_goes_on() {
     eventually("dead letters on their way", PATIENCE, async || !keys(&app, "*:dead:new").is_empty()).await;
     tool.kill();
     assert_eq!(app.redis.cli(&["HGET", "ps:{plugsocket}:cfg", "repartition"]), "3", "it was killed on the way");
+    queue(&app.config, "dead replay --all --yes").code_is(1).says("end the repartition"); // Jobs would go where nobody looks for them.
     queue(&app.config, "repartition 3").ok().says("8 partitions became 3");
     totals_become(&app, 0, 0, MANY / 4, MANY).await;
     assert_eq!(times(&app), before, "each once, with the time of its death");

@@ -181,9 +181,9 @@ impl Admin {
     }
 
     async fn finish(&self, run: Run, replayed: &mut Replayed) -> Result<(), QueueError> {
-        let keys = [self.keys.dead(run.to.0), self.keys.incoming(run.to.1)];
-        let width = JOB_FIELDS.len().to_string();
-        let mut arguments: Vec<&[u8]> = vec![width.as_bytes()];
+        let keys = [self.keys.dead(run.to.0), self.keys.incoming(run.to.1), self.keys.config()];
+        let (partitions, width) = (self.partitions.to_string(), JOB_FIELDS.len().to_string());
+        let mut arguments: Vec<&[u8]> = vec![partitions.as_bytes(), width.as_bytes()];
         arguments.extend(JOB_FIELDS.iter().map(|name| name.as_bytes()));
         arguments.extend(run.arguments.iter().map(|argument| &argument[..]));
         let moved = self.run(REPLAY, &keys, &arguments).await?;
