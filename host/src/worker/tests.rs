@@ -85,6 +85,21 @@ where
     Bench { recorder, node, stop, worker }
 }
 
+/// Each call tells that it has started, and ends when it is let go.
+fn gated() -> (Bench, Arc<Notify>, Arc<Notify>) {
+    let (started, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (tell, wait) = (Arc::clone(&started), Arc::clone(&go));
+    let bench = bench("", move |_| {
+        let (tell, wait) = (Arc::clone(&tell), Arc::clone(&wait));
+        async move {
+            tell.notify_one();
+            wait.notified().await;
+            answer(Status::Done, "")
+        }
+    });
+    (bench, started, go)
+}
+
 impl Bench {
     fn session(&self) -> SessionId {
         SessionId::random(&self.node).unwrap()
@@ -296,16 +311,7 @@ async fn a_lease_lost_during_a_call_drops_what_it_still_says() {
 
 #[tokio::test]
 async fn stopping_finishes_what_was_taken() {
-    let (started, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (tell, wait) = (Arc::clone(&started), Arc::clone(&go));
-    let bench = bench("", move |_| {
-        let (tell, wait) = (Arc::clone(&tell), Arc::clone(&wait));
-        async move {
-            tell.notify_one();
-            wait.notified().await;
-            answer(Status::Done, "")
-        }
-    });
+    let (bench, started, go) = gated();
     let session = bench.session();
     bench.recorder.push(job(&session, 1));
     bench.recorder.push(job(&session, 2));

@@ -56,16 +56,7 @@ async fn crashes_are_attempts_and_the_last_one_sets_aside() {
 
 #[tokio::test]
 async fn a_start_that_nobody_crashed_at_is_taken_back() {
-    let (started, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (tell, wait) = (Arc::clone(&started), Arc::clone(&go));
-    let bench = bench("", move |_| {
-        let (tell, wait) = (Arc::clone(&tell), Arc::clone(&wait));
-        async move {
-            tell.notify_one();
-            wait.notified().await;
-            answer(Status::Done, "")
-        }
-    });
+    let (bench, started, go) = gated();
     bench.recorder.push_suspect(job(&bench.session(), 1), 0);
     time::timeout(SOON, started.notified()).await.unwrap();
     bench.recorder.is_lease_lost.store(true, Ordering::SeqCst);
