@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use serde::Deserialize;
 
 /// One entry of `[actions]`: a plugin's name, or a table.
@@ -77,6 +78,8 @@ impl From<ActionEntry> for ActionSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Isolation {
+    /// In processes of its own, runners: a crash costs the call that crashed.
+    Process,
     /// In the host's own process: panics are contained, crashes are not.
     InProcess,
 }
@@ -87,16 +90,53 @@ pub enum Isolation {
 pub struct PluginSettings {
     /// Where its code runs.
     pub isolation: Isolation,
-    /// Calls it runs at once.
+    /// Runners at once, each with an instance of its own.
+    pub runners: usize,
+    /// Calls that one instance runs at once.
     pub threads: usize,
-    /// Calls that may wait for its threads.
+    /// Calls that may wait for an instance's threads.
     pub waiting_max: usize,
+    /// Most memory that a runner may take; 0 = no limit.
+    pub memory_max: ByteSize,
+    /// A runner that has grown beyond this is replaced when its calls have ended; 0 = never.
+    pub recycle_memory: ByteSize,
+    /// A runner older than this is replaced when its calls have ended; zero = never.
+    #[serde(with = "humantime_serde")]
+    pub recycle_age: Duration,
+    /// How long the other calls may go on in a runner that is ended because of a call past its time limit.
+    #[serde(with = "humantime_serde")]
+    pub timeout_grace: Duration,
+    /// How long the calls of a version that is being replaced may go on.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
     /// Handed to its constructor.
     pub config: toml::Table,
 }
 
 impl Default for PluginSettings {
     fn default() -> Self {
-        Self { isolation: Isolation::InProcess, threads: 8, waiting_max: 1024, config: toml::Table::new() }
+        Self {
+            isolation: Isolation::Process,
+            runners: 1,
+            threads: 8,
+            waiting_max: 1024,
+            memory_max: ByteSize::gib(1),
+            recycle_memory: ByteSize::b(0),
+            recycle_age: Duration::ZERO,
+            timeout_grace: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(60),
+            config: toml::Table::new(),
+        }
+    }
+}
+
+impl PluginSettings {
+    /// Calls of it that run at once.
+    #[must_use]
+    pub fn calls_max(&self) -> usize {
+        match self.isolation {
+            Isolation::Process => self.threads.saturating_mul(self.runners),
+            Isolation::InProcess => self.threads,
+        }
     }
 }

@@ -12,6 +12,11 @@ use crate::wire::job::JOB_DATA_BYTES_MAX;
 /// Most partitions of a queue.
 pub const PARTITIONS_MAX: u32 = 4096;
 const THREADS_MAX: usize = 1024;
+/// A process has 1 024 thread-local keys and each library may take one; the load beyond them ends it.
+const RETIRED_MAX: u64 = 900;
+const RUNNERS_MAX: usize = 64;
+/// A runner needs some of it for itself.
+const MEMORY_MIN: u64 = 16 * 1024 * 1024;
 const LEASE_MIN: Duration = Duration::from_millis(500);
 /// Longer times can't be added to a clock.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -85,6 +90,19 @@ pub(super) fn check(settings: &Settings) -> Result<(), Fault> {
         if !(1..=THREADS_MAX).contains(&plugin.threads) {
             return fault(&format!("plugins.{name}.threads"), "must be 1 to 1024");
         }
+        if !(1..=RUNNERS_MAX).contains(&plugin.runners) {
+            return fault(&format!("plugins.{name}.runners"), "must be 1 to 64");
+        }
+        let memory = plugin.memory_max.as_u64();
+        if memory > 0 && memory < MEMORY_MIN {
+            return fault(&format!("plugins.{name}.memory_max"), "must be at least 16MiB, or 0B for no limit");
+        }
+    }
+    if !(0.0..=1.0).contains(&settings.probation.errors_max) {
+        return fault("probation.errors_max", "must be a share from 0 to 1, such as 0.05");
+    }
+    if !(1..=RETIRED_MAX).contains(&settings.retired_max) {
+        return fault("retired_max", "must be 1 to 900");
     }
     if !(1..=PARTITIONS_MAX).contains(&settings.queue_options.partitions) {
         return fault("queue_options.partitions", "must be 1 to 4096");
@@ -186,6 +204,7 @@ fn positive(settings: &Settings) -> Result<(), Fault> {
         ("limits.idle_timeout", limits.idle_timeout),
         ("limits.queue_wait", limits.queue_wait),
         ("queue_options.lease", queue_options.lease),
+        ("probation.time", settings.probation.time),
         ("queue_options.store_ttl", queue_options.store_ttl),
         ("queue_options.dead_age_max", queue_options.dead_age_max),
     ];

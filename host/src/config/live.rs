@@ -58,6 +58,8 @@ impl Source {
         settings.store(Arc::new(Settings {
             actions: new.actions,
             plugins: new.plugins,
+            reload: new.reload,
+            probation: new.probation,
             limits: new.limits,
             log_level: new.log_level,
             ..(*old).clone()
@@ -149,6 +151,8 @@ fn restart_keys(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("queue", old.queue != new.queue),
         ("plugins_dir", old.plugins_dir != new.plugins_dir),
         ("state_dir", old.state_dir != new.state_dir),
+        ("plugins_lock", old.plugins_lock != new.plugins_lock),
+        ("retired_max", old.retired_max != new.retired_max),
         ("server", old.server != new.server),
         ("worker", old.worker != new.worker),
         ("ops", old.ops != new.ops),

@@ -116,7 +116,9 @@ pub(super) fn load_text(path: &Path, text: &str, overrides: &[Override]) -> Resu
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let options = &mut settings.queue_options;
     let files = [&mut options.tls_ca_file, &mut options.tls_cert_file, &mut options.tls_key_file];
-    for path in [&mut settings.plugins_dir, &mut settings.state_dir].into_iter().chain(files.into_iter().flatten()) {
+    for path in
+        [&mut settings.plugins_dir, &mut settings.state_dir, &mut settings.plugins_lock].into_iter().chain(files.into_iter().flatten())
+    {
         *path = normalize(&folder.join(&*path));
     }
     Ok(settings)
@@ -302,7 +304,10 @@ mod tests {
             ("[limits]\norigins = [\"https://*.example.org\"]", "x.toml:2: `limits.origins`: "),
             ("[server]\ndrain_timeout = \"500000years\"", "x.toml:2: `server.drain_timeout`: must be at most"),
             ("[limits]\noutgoing_max = \"1B\"", "x.toml:2: `limits.outgoing_max`: must be at least"),
-            ("[plugins.chat]\nisolation = \"process\"", "x.toml:2: `plugins.chat.isolation`: unknown variant `process`"),
+            ("[plugins.chat]\nisolation = \"none\"", "x.toml:2: `plugins.chat.isolation`: unknown variant `none`"),
+            ("[plugins.chat]\nmemory_max = \"1MiB\"", "x.toml:2: `plugins.chat.memory_max`: must be at least 16MiB"),
+            ("[plugins.chat]\nrunners = 0", "x.toml:2: `plugins.chat.runners`: must be 1 to 64"),
+            ("[probation]\nerrors_max = 5.0", "x.toml:2: `probation.errors_max`: must be a share"),
         ] {
             let error = parse_text(text).unwrap_err();
             assert!(error.starts_with(expected), "{text}\n  gave {error}\n  not  {expected}");

@@ -22,6 +22,12 @@ pub struct Settings {
     pub plugins_dir: PathBuf,
     /// Where staged copies and other state are kept; relative to the config file's folder.
     pub state_dir: PathBuf,
+    /// What a changed library does.
+    pub reload: Reload,
+    /// When this file exists, only the libraries it lists are loaded; relative to the config file's folder.
+    pub plugins_lock: PathBuf,
+    /// Libraries loaded into this process itself and replaced since: at this number it drains and starts anew, because none can be unloaded.
+    pub retired_max: u64,
     /// `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,plugsocket::server=debug`.
     pub log_level: String,
     /// The server.
@@ -36,6 +42,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The PHP package's lists.
     pub php: PhpSettings,
+    /// What a new version must show before the one it replaced is let go.
+    pub probation: ProbationSettings,
     /// Action name → plugin.
     pub actions: BTreeMap<String, ActionSettings>,
     /// The host's settings for each plugin, by name.
@@ -49,6 +57,9 @@ impl Default for Settings {
             queue: "redis://127.0.0.1:6379".to_owned(),
             plugins_dir: "../plugins".into(),
             state_dir: "../var".into(),
+            reload: Reload::Auto,
+            plugins_lock: "plugins.lock".into(),
+            retired_max: 200,
             log_level: "info".to_owned(),
             server: ServerSettings::default(),
             worker: WorkerSettings::default(),
@@ -56,9 +67,43 @@ impl Default for Settings {
             queue_options: QueueSettings::default(),
             limits: Limits::default(),
             php: PhpSettings::default(),
+            probation: ProbationSettings::default(),
             actions: BTreeMap::new(),
             plugins: BTreeMap::new(),
         }
+    }
+}
+
+/// What a changed library in the plugins folder does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reload {
+    /// It is tried at once.
+    Auto,
+    /// It waits for `plugsocket plugins reload`.
+    Manual,
+    /// It waits for the next start.
+    Off,
+}
+
+/// `[probation]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProbationSettings {
+    /// It lasts at least so long …
+    #[serde(with = "humantime_serde")]
+    pub time: Duration,
+    /// … and so many calls.
+    pub calls: u64,
+    /// Most of the calls that may fail, from 0 to 1; up to three times the share of the version before it are forgiven.
+    pub errors_max: f64,
+    /// The timeout that ends it.
+    pub timeouts: u64,
+}
+
+impl Default for ProbationSettings {
+    fn default() -> Self {
+        Self { time: Duration::from_secs(60), calls: 200, errors_max: 0.05, timeouts: 3 }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +15,13 @@ use tokio::process::Command;
 use tokio::time;
 
 use super::Answer;
+use super::blame::end_name;
 use super::error::PluginError;
+use super::launcher::Launcher;
 use super::library::{Host, Library};
 
 /// First argument of a binary that is started as the throw-away child; it then calls [`run_child`] before anything else.
-pub const CHECK_ARGUMENT: &str = "__check-plugin";
+pub(super) const CHECK_ARGUMENT: &str = "__check-plugin";
 
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The child ends itself when its host did not live to end it.
@@ -38,36 +40,15 @@ const EXIT_CONSTRUCTOR: u8 = 2;
 /// How to start the throw-away child.
 #[derive(Debug, Clone)]
 pub struct Checker {
-    program: PathBuf,
-    arguments: Vec<OsString>,
+    launcher: Launcher,
     timeout: Duration,
 }
 
 impl Checker {
-    /// The running executable itself. It must call [`run_child`] when its first argument is [`CHECK_ARGUMENT`].
-    ///
-    /// # Errors
-    /// [`PluginError::Files`] when the system does not say which executable this is.
-    pub fn own_executable() -> Result<Self, PluginError> {
-        // On Linux the link stays right when the file is replaced by an upgrade.
-        let link = Path::new("/proc/self/exe");
-        if cfg!(target_os = "linux") && link.exists() {
-            return Ok(Self::program(link.to_owned()));
-        }
-        std::env::current_exe().map(Self::program).map_err(PluginError::files("find the executable", "itself"))
-    }
-
-    /// Another executable that behaves like ours.
+    /// Started by `launcher`, with a limit of 5 s.
     #[must_use]
-    pub fn program(program: PathBuf) -> Self {
-        Self { program, arguments: Vec::new(), timeout: CHECK_TIMEOUT }
-    }
-
-    /// Arguments before [`CHECK_ARGUMENT`].
-    #[must_use]
-    pub fn with_arguments(mut self, arguments: impl IntoIterator<Item = OsString>) -> Self {
-        self.arguments = arguments.into_iter().collect();
-        self
+    pub fn new(launcher: Launcher) -> Self {
+        Self { launcher, timeout: CHECK_TIMEOUT }
     }
 
     /// Another limit than 5 s.
@@ -85,15 +66,10 @@ impl Checker {
     /// signal's name; [`PluginError::Files`] when no process can be started.
     pub async fn check(&self, path: &Path, roles: &[Role], config: &Map<String, Value>) -> Result<Manifest, PluginError> {
         let config = serde_json::to_vec(config).map_err(|error| PluginError::Check(error.to_string()))?;
-        let mut command = Command::new(&self.program);
-        command.args(&self.arguments).arg(CHECK_ARGUMENT).arg(path).arg(role_names(roles));
+        let mut command = Command::from(self.launcher.command(CHECK_ARGUMENT));
+        command.arg(path).arg(role_names(roles));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        // Missing functions are found now, not at the first call; and the host's own settings hold secrets.
-        command.env("LD_BIND_NOW", "1");
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PLUGSOCKET_")) {
-            command.env_remove(name);
-        }
-        let mut child = command.spawn().map_err(PluginError::files("start the process that checks it,", &self.program))?;
+        let mut child = command.spawn().map_err(PluginError::files("start the process that checks it,", self.launcher.program()))?;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let feed = async {
             if let Some(mut stdin) = stdin {
@@ -118,7 +94,7 @@ impl Checker {
             // Retried as a failed constructor is: what it waits for may come.
             ended.map_err(|_| PluginError::Constructor(format!("it, or its shutdown, did not end within {:?}", self.timeout)))?
         };
-        let status = status.map_err(PluginError::files("wait for the process that checks it,", &self.program))?;
+        let status = status.map_err(PluginError::files("wait for the process that checks it,", self.launcher.program()))?;
         verdict(status, &String::from_utf8_lossy(&said), String::from_utf8_lossy(&complained).trim())
     }
 }
@@ -134,30 +110,8 @@ fn verdict(status: ExitStatus, stdout: &str, stderr: &str) -> Result<Manifest, P
         Some(code) if code == i32::from(EXIT_CONSTRUCTOR) => Err(PluginError::Constructor(last)),
         Some(code) if code == i32::from(EXIT_REFUSED) => Err(PluginError::Check(last)),
         Some(code) => Err(PluginError::Check(format!("it ended the process that checks it with exit code {code}; it said: {last}"))),
-        None => Err(PluginError::Check(format!("it crashed the process that checks it with {}; it said: {last}", signal_name(status)))),
+        None => Err(PluginError::Check(format!("it crashed the process that checks it with {}; it said: {last}", end_name(status)))),
     }
-}
-
-#[cfg(unix)]
-fn signal_name(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt as _;
-    let bus = if cfg!(target_os = "linux") { 7 } else { 10 };
-    match status.signal() {
-        Some(4) => "SIGILL".to_owned(),
-        Some(5) => "SIGTRAP".to_owned(),
-        Some(6) => "SIGABRT (it aborted)".to_owned(),
-        Some(8) => "SIGFPE".to_owned(),
-        Some(9) => "SIGKILL (out of memory?)".to_owned(),
-        Some(11) => "SIGSEGV".to_owned(),
-        Some(number) if number == bus => "SIGBUS (is the file cut off, or its disk full?)".to_owned(),
-        Some(number) => format!("signal {number}"),
-        None => "an unknown end".to_owned(),
-    }
-}
-
-#[cfg(not(unix))]
-fn signal_name(status: ExitStatus) -> String {
-    status.to_string()
 }
 
 /// The last part of a plugin's text.
@@ -183,7 +137,7 @@ fn role_names(roles: &[Role]) -> String {
 /// What the throw-away child does, given the arguments behind [`CHECK_ARGUMENT`]: the file, and the roles to build, joined by commas.
 /// Reads the config table as JSON from standard input. Call it before the process has threads or state.
 #[must_use]
-pub fn run_child(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+pub(super) fn run_child(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let watchdog = std::thread::Builder::new().name("watchdog".to_owned()).spawn(|| {
         std::thread::sleep(CHILD_LIFE_MAX);
         std::process::abort();

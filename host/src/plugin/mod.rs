@@ -1,22 +1,27 @@
 //! From a file to a live version, and every call into it. The only room with `unsafe`.
 
+mod blame;
 mod check;
 mod error;
 mod inspect;
+mod launcher;
 mod library;
 mod pool;
 mod registry;
-
 mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 mod watcher;
 
+use std::ffi::{OsStr, OsString};
+use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-pub use self::check::{CHECK_ARGUMENT, Checker, run_child};
+pub use self::check::Checker;
 pub use self::error::PluginError;
 pub use self::inspect::{Inspection, inspect};
+pub use self::launcher::Launcher;
 pub use self::pool::{InProcess, PoolOptions};
 pub use self::registry::{PluginState, PluginStatus, Registry, RegistryOptions, RejectionStatus, Roles, judge, library_path};
 pub use self::store::{Staged, StagedStore};
@@ -25,6 +30,18 @@ pub use self::watcher::{Change, Watcher};
 use async_trait::async_trait;
 use bytes::Bytes;
 use plugsocket_plugin::call::{HostOperation, Operation, Status};
+
+/// Whether a process's first argument is one of the hidden purposes.
+#[must_use]
+pub fn is_hidden(argument: &OsStr) -> bool {
+    argument == check::CHECK_ARGUMENT
+}
+
+/// Runs a hidden purpose of this executable; `None` when `argument` names none. Call it before the process has threads or state.
+#[must_use]
+pub fn run_hidden(argument: &OsStr, arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    (argument == check::CHECK_ARGUMENT).then(|| check::run_child(arguments))
+}
 
 /// How a call ended: [`Status`] and the bytes beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +64,7 @@ impl Answer {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// Not ended within its time; it may still be running.
+    /// Not ended within its time. Where [`Callee::ends_calls`], it is being ended; elsewhere it goes on in its thread.
     #[error("call timed out")]
     TimedOut,
     /// Too many calls are waiting for this plugin's threads.
@@ -56,18 +73,77 @@ pub enum CallError {
     /// The instance is gone.
     #[error("plugin instance is gone: {0}")]
     Gone(String),
+    /// This call ended its runner: one of its attempts. With the signal or exit code.
+    #[error("the call ended its runner: {0}")]
+    Crashed(String),
+    /// Its runner ended during the call, and another call is to blame: it did not count, make it again.
+    #[error("its runner ended during the call")]
+    Interrupted {
+        /// It can't be told who is to blame, and it may be this call: make it again [alone](Call::alone).
+        is_suspect: bool,
+    },
+    /// It was not begun, as no runner is there that could take it: make it again later.
+    #[error("no runner takes the call: {0}")]
+    Unavailable(String),
 }
 
-/// One instance of a plugin version, wherever its code runs. In this process today; a runner process takes the same place.
+/// One call to make.
+pub struct Call {
+    /// What is to be done.
+    pub operation: Operation,
+    /// Its input, as the operation says.
+    pub input: Bytes,
+    /// Asked for everything the plugin wants of the host meanwhile, in order.
+    pub sink: Arc<dyn HostSink>,
+    /// Time for all of it, waiting included; `None` = as long as it takes.
+    pub timeout: Option<Duration>,
+    /// Beside no other call of its instance: it may be the one that ends its runner. Only in runners.
+    pub alone: bool,
+}
+
+impl Call {
+    /// Without a time limit, beside others.
+    pub fn new(operation: Operation, input: impl Into<Bytes>, sink: Arc<dyn HostSink>) -> Self {
+        Self { operation, input: input.into(), sink, timeout: None, alone: false }
+    }
+
+    /// With a time limit.
+    #[must_use]
+    pub fn within(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+/// One instance of a plugin version, wherever its code runs.
 #[async_trait]
 pub trait Callee: Send + Sync {
-    /// Runs one operation on the plugin's own threads. `sink` is asked for everything the plugin wants of the host meanwhile, in order.
+    /// Runs one call on the plugin's own threads.
     ///
-    /// Dropping the future gives up on the answer; the plugin's code runs on.
+    /// Dropping the future gives up on the answer, and on the call if it has not begun; the plugin's code runs on.
     ///
     /// # Errors
     /// [`CallError`]
-    async fn call(&self, operation: Operation, input: Bytes, sink: Arc<dyn HostSink>) -> Result<Answer, CallError>;
+    async fn call(&self, call: Call) -> Result<Answer, CallError>;
+
+    /// Whether a call that is past its time is ended, and a crash is no more than [`CallError::Crashed`].
+    fn ends_calls(&self) -> bool;
+}
+
+/// What a version's end needs of an instance, wherever it runs.
+#[async_trait]
+pub(super) trait Retirable: Callee {
+    /// Takes no calls any more; those waiting and running are finished, then the instance is shut down.
+    fn close(&self);
+
+    /// Ends it at once: calls that run are interrupted. In this process that can't be done, and their threads are left behind.
+    fn kill(&self);
+
+    /// Resolves when it has ended, after [`Self::close`] or [`Self::kill`]. Cancel-safe.
+    async fn ended(&self);
+
+    /// Calls running at this moment.
+    fn running(&self) -> usize;
 }
 
 /// What a plugin asks of the host during one call.

@@ -11,10 +11,11 @@ use bytes::Bytes;
 use plugsocket_plugin::call::{HostOperation, LogEvent, Operation, Status};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::library::{Host, Instance};
-use super::{Answer, CallError, Callee, HostSink};
+use super::{Answer, Call, CallError, Callee, HostSink, Retirable};
 
 /// How a plugin's calls run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,20 +112,23 @@ impl InProcess {
         }
         Ok(pool)
     }
+}
 
-    /// Takes no calls any more; those waiting and running are finished, then the instance is shut down.
-    pub fn close(&self) {
+#[async_trait]
+impl Retirable for InProcess {
+    fn close(&self) {
         self.desk.close();
     }
 
-    /// Resolves when the instance has been shut down after [`Self::close`]. Cancel-safe.
-    pub async fn ended(&self) {
+    fn kill(&self) {
+        self.desk.close();
+    }
+
+    async fn ended(&self) {
         self.ended.cancelled().await;
     }
 
-    /// Calls running at this moment.
-    #[must_use]
-    pub fn running(&self) -> usize {
+    fn running(&self) -> usize {
         self.desk.lock().running
     }
 }
@@ -137,12 +141,20 @@ impl Drop for InProcess {
 
 #[async_trait]
 impl Callee for InProcess {
-    async fn call(&self, operation: Operation, input: Bytes, sink: Arc<dyn HostSink>) -> Result<Answer, CallError> {
+    async fn call(&self, call: Call) -> Result<Answer, CallError> {
         // The guard lives in this future: whoever gives up on a call also takes back its say.
-        let token = self.host.admit(sink);
+        let token = self.host.admit(call.sink);
         let (answer, answered) = oneshot::channel();
-        self.desk.offer(Work { token: token.number, operation, input, answer })?;
-        answered.await.map_err(|_| CallError::Gone("its thread ended during the call".to_owned()))
+        self.desk.offer(Work { token: token.number, operation: call.operation, input: call.input, answer })?;
+        let answered = match call.timeout {
+            Some(limit) => time::timeout(limit, answered).await.map_err(|_| CallError::TimedOut)?,
+            None => answered.await,
+        };
+        answered.map_err(|_| CallError::Gone("its thread ended during the call".to_owned()))
+    }
+
+    fn ends_calls(&self) -> bool {
+        false
     }
 }
 

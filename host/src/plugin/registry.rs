@@ -18,8 +18,8 @@ use tokio_util::task::TaskTracker;
 pub use self::lifecycle::{judge, library_path};
 pub use self::status::{PluginState, PluginStatus, RejectionStatus};
 use self::writer::Writer;
-use super::check::Checker;
 use super::error::PluginError;
+use super::launcher::Launcher;
 use super::store::StagedStore;
 use super::{LiveVersion, Plugins};
 use crate::config::LiveSettings;
@@ -43,8 +43,8 @@ pub struct RegistryOptions {
     pub roles: Roles,
     /// Read anew at every [`Registry::apply`].
     pub settings: LiveSettings,
-    /// The throw-away child.
-    pub checker: Checker,
+    /// Starts throw-away children and runners.
+    pub launcher: Launcher,
 }
 
 /// The plugins of this process.

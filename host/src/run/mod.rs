@@ -19,11 +19,11 @@ const EXIT_USAGE: u8 = 2;
 /// How long the runtime may take to end after everything has been drained; a plugin's thread that hangs must not hold the process.
 const RUNTIME_END: Duration = Duration::from_secs(1);
 
-/// Runs the process's hidden purposes (a plugin checked in a child); `None` when it was started for something else.
+/// Runs the process's hidden purposes (a plugin checked in a child, or run in one); `None` when it was started for something else.
 #[must_use]
 pub fn hidden() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
-    (arguments.next()? == plugin::CHECK_ARGUMENT).then(|| plugin::run_child(arguments))
+    plugin::run_hidden(&arguments.next()?, arguments)
 }
 
 /// Runs `work` on a runtime and turns its end into an exit code; errors go to standard error.

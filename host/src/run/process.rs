@@ -16,7 +16,7 @@ use crate::ops::http::{Ops, Page, Readiness};
 use crate::ops::logs::Logs;
 use crate::ops::metrics::Metrics;
 use crate::ops::signals;
-use crate::plugin::Checker;
+use crate::plugin::Launcher;
 use crate::plugin::Plugins as _;
 use crate::plugin::{Change, Watcher};
 use crate::plugin::{Registry, RegistryOptions, Roles};
@@ -108,7 +108,7 @@ impl Process {
     pub async fn start_plugins(&self, roles: Roles) -> anyhow::Result<Arc<Registry>> {
         let plugins_dir = &self.settings.load().plugins_dir;
         std::fs::create_dir_all(plugins_dir).with_context(|| format!("{} can't be made", plugins_dir.display()))?;
-        let options = RegistryOptions { roles, settings: Arc::clone(&self.settings), checker: Checker::own_executable()? };
+        let options = RegistryOptions { roles, settings: Arc::clone(&self.settings), launcher: Launcher::own_executable()? };
         Ok(Registry::start(options).await?)
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use plugsocket_plugin::call::{IdentityWire, MessageCall, Meta, Operation, RefusalWire, RejectWire, Status};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::announce;
 use super::handler_calls::{Admission, Afterwards, Connect, Disconnect, Fallback, Orphan, Told};
@@ -17,7 +17,7 @@ use super::registration::Registration;
 use super::session::Session;
 use super::sink;
 use crate::context::Sender;
-use crate::plugin::{Answer, CallError};
+use crate::plugin::{Answer, Call, CallError};
 use crate::wire::codes::ErrorCode;
 use crate::wire::frame;
 use crate::wire::ids::SessionId;
@@ -25,6 +25,8 @@ use crate::wire::json::Json;
 
 /// Why a connection ended whose node died or lost its lease.
 const NODE_LOST: &str = "node_lost";
+/// Interruptions of one call before it runs alone.
+const INTERRUPTIONS_MAX: u32 = 5;
 /// Pause before the second attempt; doubled for each further one.
 const RETRY_BACKOFF: Duration = Duration::from_millis(100);
 const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -38,6 +40,8 @@ enum CallFailure {
     TimedOut,
     #[error("{0}")]
     Failed(String),
+    #[error("the handler's runner ended during the call, and another call is to blame")]
+    Interrupted { is_suspect: bool },
     #[error("others may make the call by now")]
     Unsure,
 }
@@ -50,7 +54,8 @@ pub(super) async fn connect(node: &Arc<Node>, session: &Arc<Session>, connect: C
     }
     let input = serde_json::to_vec(&call).unwrap_or_default().into();
     let limit = node.settings.load().server.handler_timeout;
-    let admission = match call_handler(node, (&session.id, None), "", (Operation::Connect, input), limit).await {
+    let work = Work { message_id: "", operation: Operation::Connect, input, limit, alone: false };
+    let admission = match call_handler(node, (&session.id, None), work).await {
         Ok(answer) => admission_of(node, session, &answer),
         Err(failure) => {
             tracing::warn!(session = %session.id, %failure, "connect failed");
@@ -92,26 +97,33 @@ fn granted(node: &Arc<Node>, session: &Arc<Session>, mut identity: Box<IdentityW
 pub(super) async fn fallback(node: &Arc<Node>, session: &Arc<Session>, message: &Fallback) {
     let (attempts_max, limit) = attempts(node);
     let message_id = format!("{}-{}", session.id, message.sequence);
-    let mut last = CallFailure::NoHandler;
-    for attempt in 1..=attempts_max {
-        if attempt > 1 {
-            sleep(backoff(attempt)).await;
-        }
+    let mut tries = Tries::default();
+    let last = loop {
+        let attempt = tries.failed + 1;
         let input = fallback_input(node, session, message, &message_id, attempt);
-        last = match call_handler(node, (&session.id, None), &message_id, (Operation::Fallback, input), limit).await {
+        let work = Work { message_id: &message_id, operation: Operation::Fallback, input, limit, alone: tries.must_be_alone() };
+        let failure = match call_handler(node, (&session.id, None), work).await {
             Ok(answer) => match settle(node, session, message, answer) {
                 Ok(()) => return,
                 Err(failure) => failure,
             },
             Err(failure) => failure,
         };
+        if tries.is_interrupted(&failure) {
+            continue;
+        }
         metrics::counter!("plugsocket_handler_failures_total", "operation" => "fallback").increment(1);
-    }
+        tries.failed = attempt;
+        if attempt == attempts_max {
+            break failure;
+        }
+        sleep(backoff(attempt + 1)).await;
+    };
     tracing::warn!(session = %session.id, action = message.action, failure = %last, "fallback message given up");
     let code = match last {
         CallFailure::NoHandler => ErrorCode::Unavailable,
         CallFailure::TimedOut => ErrorCode::Timeout,
-        CallFailure::Failed(_) | CallFailure::Unsure => ErrorCode::Failed,
+        CallFailure::Failed(_) | CallFailure::Unsure | CallFailure::Interrupted { .. } => ErrorCode::Failed,
     };
     if is_first(session, message) {
         session.send_error(message.client_id.as_ref(), code, given_up_text(code));
@@ -225,7 +237,7 @@ pub(super) async fn orphan(node: &Arc<Node>, orphan: Orphan) {
             let _ = done.send(Told::NoHandler);
             return;
         }
-        Err(CallFailure::TimedOut | CallFailure::Failed(_)) => true,
+        Err(CallFailure::TimedOut | CallFailure::Failed(_) | CallFailure::Interrupted { .. }) => true,
     };
     node.calls.run_beside(async move {
         let told = match estate.bury(&entry).await {
@@ -255,26 +267,54 @@ async fn tell(
     let call = Call { identity: serde_json::from_slice(identity).ok(), reason };
     let input = Bytes::from(serde_json::to_vec(&call).unwrap_or_default());
     let (attempts_max, limit) = attempts(node);
-    // A call that takes long is not made a second time: the handler may be in the middle of it.
-    let limit = limit.saturating_mul(attempts_max);
-    let mut attempt = 1;
+    let is_contained = node.plugins.handler().is_some_and(|version| version.callee.ends_calls());
+    // Where it can't be ended, a call that takes long is not made a second time: the handler may be in the middle of it.
+    let limit = if is_contained { limit } else { limit.saturating_mul(attempts_max) };
+    let mut tries = Tries::default();
     loop {
         if !is_ours() {
             return Err(CallFailure::Unsure);
         }
-        let failure = match call_handler(node, (session, sender.clone()), "", (Operation::Disconnect, input.clone()), limit).await {
+        let work = Work { message_id: "", operation: Operation::Disconnect, input: input.clone(), limit, alone: tries.must_be_alone() };
+        let failure = match call_handler(node, (session, sender.clone()), work).await {
             // A handler that refuses a disconnect has been told all the same.
             Ok(Answer { status: Status::Done | Status::Rejected | Status::Unsupported, .. }) => return Ok(()),
             Ok(answer) => CallFailure::Failed(String::from_utf8_lossy(&answer.bytes).into_owned()),
             Err(failure) => failure,
         };
+        if tries.is_interrupted(&failure) {
+            continue;
+        }
+        tries.failed += 1;
+        let attempt = tries.failed;
         metrics::counter!("plugsocket_handler_failures_total", "operation" => "disconnect").increment(1);
         tracing::warn!(%session, reason, attempt, %failure, "disconnect failed");
-        if attempt == attempts_max || matches!(failure, CallFailure::TimedOut) {
+        if attempt == attempts_max || (matches!(failure, CallFailure::TimedOut) && !is_contained) {
             return Err(failure);
         }
-        attempt += 1;
-        sleep(backoff(attempt)).await;
+        sleep(backoff(attempt + 1)).await;
+    }
+}
+
+/// How often a call was made.
+#[derive(Default)]
+struct Tries {
+    failed: u32,
+    interrupted: u32,
+    is_suspect: bool,
+}
+
+impl Tries {
+    /// Whether it is to be made again without counting: its runner ended, for another call's sake or for one that is not known.
+    fn is_interrupted(&mut self, failure: &CallFailure) -> bool {
+        let CallFailure::Interrupted { is_suspect } = failure else { return false };
+        self.is_suspect |= is_suspect;
+        self.interrupted += 1;
+        true
+    }
+
+    fn must_be_alone(&self) -> bool {
+        self.is_suspect || self.interrupted >= INTERRUPTIONS_MAX
     }
 }
 
@@ -288,18 +328,24 @@ fn backoff(attempt: u32) -> Duration {
     RETRY_BACKOFF.saturating_mul(1 << attempt.saturating_sub(2).min(16)).min(RETRY_BACKOFF_MAX)
 }
 
-async fn call_handler(
-    node: &Arc<Node>,
-    (session, sender): (&SessionId, Option<Sender>),
-    message_id: &str,
-    (operation, input): (Operation, Bytes),
+/// One call of the handler.
+struct Work<'work> {
+    /// Empty for calls that belong to no message.
+    message_id: &'work str,
+    operation: Operation,
+    input: Bytes,
     limit: Duration,
-) -> Result<Answer, CallFailure> {
+    /// Beside no other call of its runner.
+    alone: bool,
+}
+
+async fn call_handler(node: &Arc<Node>, (session, sender): (&SessionId, Option<Sender>), work: Work<'_>) -> Result<Answer, CallFailure> {
     let version = node.plugins.handler().ok_or(CallFailure::NoHandler)?;
-    let sink = sink::open(node, &version, message_id.to_owned(), Some(session.clone()), sender);
-    match timeout(limit, version.callee.call(operation, input, sink)).await {
-        Err(_) | Ok(Err(CallError::TimedOut)) => Err(CallFailure::TimedOut),
-        Ok(Err(error)) => Err(CallFailure::Failed(error.to_string())),
-        Ok(Ok(answer)) => Ok(answer),
-    }
+    let sink = sink::open(node, &version, work.message_id.to_owned(), Some(session.clone()), sender);
+    let call = Call { alone: work.alone, ..Call::new(work.operation, work.input, sink).within(work.limit) };
+    version.callee.call(call).await.map_err(|error| match error {
+        CallError::TimedOut => CallFailure::TimedOut,
+        CallError::Interrupted { is_suspect } => CallFailure::Interrupted { is_suspect },
+        error => CallFailure::Failed(error.to_string()),
+    })
 }

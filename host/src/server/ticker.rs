@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::node::{Current, Node};
 use super::sink;
-use crate::plugin::LiveVersion;
+use crate::plugin::{Call, CallError, LiveVersion};
 
 /// Calls `on_loop` every `server.loop_interval` until `stop` fires. Dropping the future stops it; a call that runs goes on in the plugin.
 pub(crate) async fn run(current: Current, stop: CancellationToken) {
@@ -26,9 +26,12 @@ pub(crate) async fn run(current: Current, stop: CancellationToken) {
     }
 }
 
-/// One call. Past its time it is still waited for, because giving up would let the next one overlap it; a new version ends the waiting.
+/// One call. Where it can't be ended it is still waited for past its time, because giving up would let the next one overlap it; a new
+/// version ends the waiting.
 async fn turn(node: &Arc<Node>, version: &LiveVersion) {
-    let mut call = version.callee.call(Operation::Loop, Bytes::new(), sink::open(node, version, String::new(), None, None));
+    let call = Call::new(Operation::Loop, Bytes::new(), sink::open(node, version, String::new(), None, None));
+    let time_max = node.settings.load().server.handler_timeout;
+    let mut call = version.callee.call(if version.callee.ends_calls() { call.within(time_max) } else { call });
     loop {
         let limit = node.settings.load().server.handler_timeout;
         match timeout(limit, &mut call).await {
@@ -38,6 +41,8 @@ async fn turn(node: &Arc<Node>, version: &LiveVersion) {
                 metrics::counter!("plugsocket_handler_failures_total", "operation" => "loop").increment(1);
                 return tracing::warn!(version = %version.version, status = ?answer.status, %error, "on_loop failed");
             }
+            // An innocent turn is skipped like any other that a crash has ended.
+            Ok(Err(CallError::Interrupted { .. })) => return,
             Ok(Err(error)) => {
                 metrics::counter!("plugsocket_handler_failures_total", "operation" => "loop").increment(1);
                 return tracing::warn!(version = %version.version, %error, "on_loop failed");

@@ -8,7 +8,7 @@ use clap::Args;
 use plugsocket_plugin::call::{Manifest, Role};
 
 use crate::config::{ActionSettings, Common, Settings};
-use crate::plugin::{Checker, PluginError, inspect, judge, library_path};
+use crate::plugin::{Checker, Launcher, PluginError, inspect, judge, library_path};
 
 /// Flags of `check`.
 #[derive(Debug, Args)]
@@ -32,7 +32,7 @@ pub struct CheckArgs {
 pub async fn check(args: CheckArgs) -> anyhow::Result<()> {
     let settings = args.common.source(Vec::new()).load()?;
     println!("{}: ok, {} actions", args.common.config.display(), settings.actions.len());
-    let checker = Checker::own_executable()?;
+    let checker = Checker::new(Launcher::own_executable()?);
     let mut refused = 0;
     for subject in subjects(&settings, args.libraries) {
         let place = subject.path.as_ref().map_or_else(|_| subject.name.clone(), |path| path.display().to_string());

@@ -18,7 +18,7 @@ use super::retry::{Ended, backoff, ended};
 use super::take::Held;
 use crate::config::{LiveSettings, PluginSettings, Settings};
 use crate::context::{ContextOptions, ContextSink, NameLimits, Sender};
-use crate::plugin::{CallError, LiveVersion, Plugins};
+use crate::plugin::{Call, CallError, LiveVersion, Plugins};
 use crate::queue::{Consumer, Queue, Verdict};
 use crate::wire::codes::ErrorCode;
 use crate::wire::job::Job;
@@ -59,8 +59,8 @@ enum Step {
     Lost,
 }
 
-/// One call and what it ran with.
-struct Call<'call> {
+/// A call that was made, and what with.
+struct Made<'call> {
     version: &'call LiveVersion,
     sink: &'call ContextSink,
     terms: &'call Terms,
@@ -82,7 +82,7 @@ impl Terms {
         Self {
             timeout: action.and_then(|action| action.timeout).unwrap_or(settings.worker.timeout),
             attempts: attempts_of(settings, job),
-            threads: settings.plugins.get(plugin).map_or_else(|| PluginSettings::default().threads, |plugin| plugin.threads),
+            threads: settings.plugins.get(plugin).map_or_else(|| PluginSettings::default().calls_max(), PluginSettings::calls_max),
             concurrency: action.and_then(|action| action.concurrency).unwrap_or(Semaphore::MAX_PERMITS),
             frame_bytes_max: usize::try_from(settings.limits.frame_out_max.as_u64()).unwrap_or(usize::MAX),
         }
@@ -182,6 +182,7 @@ impl Dispatcher {
         // The gates first: a slow plugin or action must not sit in slots that others could use.
         let terms = Terms::of(&settings, &held.taken.job, &known.plugin);
         let gate = self.plugin_gates.of(&known.plugin, terms.threads);
+        let is_contained = known.callee.ends_calls();
         drop(known); // Nothing holds a version while it waits, or a retired one would live on.
         let Some(_gate) = self.pass(&gate, held).await else { return Step::Lost };
         let _narrow = match terms.concurrency {
@@ -193,7 +194,8 @@ impl Dispatcher {
             }
         };
         let Ok(_slot) = self.slots.acquire().await else { return Step::Lost };
-        let place = if held.taken.suspect {
+        // A runner's crash is its own: only where calls can end the worker itself must the suspects of its last end be alone in it.
+        let place = if held.taken.suspect && !is_contained {
             self.floor.alone(held.taken.job.attempts.saturating_add(1) >= terms.attempts).await
         } else {
             self.floor.shared().await
@@ -209,18 +211,18 @@ impl Dispatcher {
             return Step::Lost;
         }
         let Some(version) = self.plugins.action(&held.taken.job.action) else { return self.unserved(&held.taken.job, &settings).await };
-        if held.taken.suspect {
+        if held.taken.suspect && !version.callee.ends_calls() {
             if let Err(error) = self.consumer.start_alone(&receipt).await {
                 tracing::warn!(job = held.taken.job.message_id(), %error, "the start of a suspect can't be noted; it waits");
                 return Step::Again(SUSPECT_PAUSE);
             }
             held.is_alone = true;
         }
-        let job = &mut held.taken.job;
+        let job = &held.taken.job;
         let terms = Terms::of(&settings, job, &version.plugin);
         let sink = Arc::new(self.sink(job, &version, &settings, &terms));
         let leased = Arc::new(Leased { inner: Arc::clone(&sink), lease: self.lease.clone(), receipt: receipt.clone() });
-        let end = place.run(self.attempt(job, &version, leased, &terms)).await;
+        let end = place.run(self.attempt(held, &version, leased, &terms)).await;
         if !self.lease.is_ours(&receipt) {
             tracing::warn!(job = job.message_id(), "the lease has passed during the call: its outcome is dropped, the job runs elsewhere");
             return Step::Lost;
@@ -231,16 +233,19 @@ impl Dispatcher {
             }
             (end, _) => end,
         };
-        if end == Ended::Overloaded {
+        if matches!(end, Ended::Overloaded | Ended::Unavailable) {
             self.retract(held).await;
+        }
+        if let Ended::Interrupted { is_suspect } = end {
+            held.interrupted(is_suspect);
         }
         held.is_alone = false;
         let job = &mut held.taken.job;
-        self.conclude(job, end, Call { version: &version, sink: &sink, terms: &terms, settings: &settings }, overloaded_since).await
+        self.conclude(job, end, Made { version: &version, sink: &sink, terms: &terms, settings: &settings }, overloaded_since).await
     }
 
     /// What follows from an attempt's end.
-    async fn conclude(&self, job: &mut Job, end: Ended, call: Call<'_>, overloaded_since: &mut Option<Instant>) -> Step {
+    async fn conclude(&self, job: &mut Job, end: Ended, call: Made<'_>, overloaded_since: &mut Option<Instant>) -> Step {
         let outbox = self.queue.outbox.as_ref();
         match end {
             Ended::Done(data) => {
@@ -254,6 +259,12 @@ impl Dispatcher {
             Ended::Overloaded => {
                 overloaded_since.get_or_insert_with(Instant::now);
                 Step::Again(OVERLOADED_PAUSE)
+            }
+            Ended::Unavailable => self.unserved(job, call.settings).await,
+            Ended::Interrupted { is_suspect } => {
+                tracing::info!(plugin = %call.version.plugin, action = job.action, job = job.message_id(), is_suspect, "interrupted; made again");
+                metrics::counter!("plugsocket_jobs_interrupted_total", "plugin" => call.version.plugin.to_string()).increment(1);
+                Step::Again(Duration::ZERO)
             }
             Ended::Failed { code, reason } => {
                 *overloaded_since = None;
@@ -277,7 +288,8 @@ impl Dispatcher {
         }
     }
 
-    async fn attempt(&self, job: &Job, version: &LiveVersion, sink: Arc<Leased>, terms: &Terms) -> Ended {
+    async fn attempt(&self, held: &Held, version: &LiveVersion, sink: Arc<Leased>, terms: &Terms) -> Ended {
+        let job = &held.taken.job;
         let input = match message_call(job, terms.timeout) {
             Ok(input) => input,
             Err(error) => return Ended::Failed { code: ErrorCode::Failed, reason: format!("message can't be encoded: {error}") },
@@ -285,11 +297,11 @@ impl Dispatcher {
         let running = metrics::gauge!("plugsocket_calls_running");
         running.increment(1);
         let started = Instant::now();
-        let call = version.callee.call(Operation::Action, input, sink);
-        let result = time::timeout(terms.timeout, call).await.unwrap_or(Err(CallError::TimedOut));
+        let call = Call { alone: held.is_suspect(), ..Call::new(Operation::Action, input, sink).within(terms.timeout) };
+        let result = version.callee.call(call).await;
         running.decrement(1);
         metrics::histogram!("plugsocket_call_seconds", "plugin" => version.plugin.to_string()).record(started.elapsed());
-        if matches!(result, Err(CallError::TimedOut)) {
+        if matches!(result, Err(CallError::TimedOut)) && !version.callee.ends_calls() {
             tracing::warn!(
                 plugin = %version.plugin, sha256 = %version.version, action = job.action, job = job.message_id(), timeout = ?terms.timeout,
                 "call timed out; in this process it can't be stopped and goes on in its thread"

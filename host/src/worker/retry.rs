@@ -28,6 +28,13 @@ pub(super) enum Ended {
     },
     /// It was not attempted: the plugin has no room.
     Overloaded,
+    /// It was not attempted: the plugin has no runner.
+    Unavailable,
+    /// It does not count: another call ended its runner, or it can't be told which one did.
+    Interrupted {
+        /// It may have been this one.
+        is_suspect: bool,
+    },
 }
 
 /// Reads a call's result. A reply that is no JSON, or longer than `frame_bytes_max`, is refused for good: it would be so again.
@@ -44,6 +51,8 @@ pub(super) fn ended(result: Result<Answer, CallError>, frame_bytes_max: usize) -
         Ok(Answer { status: Status::Unsupported, .. }) => failed("plugin does not know this operation: rebuild it".to_owned()),
         Err(CallError::TimedOut) => Ended::Failed { code: ErrorCode::Timeout, reason: CallError::TimedOut.to_string() },
         Err(CallError::Overloaded) => Ended::Overloaded,
+        Err(CallError::Unavailable(_)) => Ended::Unavailable,
+        Err(CallError::Interrupted { is_suspect }) => Ended::Interrupted { is_suspect },
         Err(error) => failed(error.to_string()),
     }
 }

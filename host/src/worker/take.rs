@@ -11,6 +11,8 @@ use crate::queue::{Consumer, QueueError, Taken};
 
 /// Most jobs of one take.
 const TAKE_MAX: usize = 128;
+/// Interruptions of one call before it runs alone.
+const INTERRUPTIONS_MAX: u32 = 5;
 /// Pause after the queue failed.
 const FAILURE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -21,9 +23,28 @@ pub(super) struct Held {
     pub(super) is_alone: bool,
     room: OwnedSemaphorePermit,
     is_parked: bool,
+    /// How often others ended its runner.
+    interruptions: u32,
+    is_suspect: bool,
 }
 
 impl Held {
+    pub(super) fn new(taken: Taken, room: OwnedSemaphorePermit) -> Self {
+        Self { taken, is_alone: false, room, is_parked: false, interruptions: 0, is_suspect: false }
+    }
+
+    /// Its runner ended during its call, and it was not to blame, or that is not known.
+    pub(super) fn interrupted(&mut self, is_suspect: bool) {
+        self.interruptions += 1;
+        // Whoever is interrupted again and again comes to an end only where nobody else can interrupt it.
+        self.is_suspect |= is_suspect || self.interruptions >= INTERRUPTIONS_MAX;
+    }
+
+    /// Whether it must run alone in its runner.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.is_suspect
+    }
+
     /// It can't run yet: it takes its room among those that wait, if there is any, and leaves its own to jobs that can.
     pub(super) fn park(&mut self, waiting: &Arc<Semaphore>) {
         if !self.is_parked
@@ -55,7 +76,7 @@ pub(super) async fn take_jobs(consumer: Arc<dyn Consumer>, room: Arc<Semaphore>,
                         tracing::error!(job = job.job.message_id(), "the queue gave more jobs than were asked for");
                         return;
                     };
-                    if taken.send(Held { taken: job, is_alone: false, room, is_parked: false }).await.is_err() {
+                    if taken.send(Held::new(job, room)).await.is_err() {
                         return;
                     }
                 }

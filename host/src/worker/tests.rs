@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::config::Settings;
 use crate::context::testing::{Event, Recorder};
-use crate::plugin::{Answer, CallError, Callee, HostSink, LiveVersion};
+use crate::plugin::{Answer, Call as PluginCall, CallError, Callee, HostSink, LiveVersion};
 use crate::queue::Verdict;
 use crate::wire::delivery::{Address, Body};
 use crate::wire::envelope::ClientId;
@@ -41,11 +41,16 @@ struct Scripted(Arc<Script>);
 
 #[async_trait]
 impl Callee for Scripted {
-    async fn call(&self, operation: Operation, input: Bytes, sink: Arc<dyn HostSink>) -> Result<Answer, CallError> {
-        assert_eq!(operation, Operation::Action);
-        let call: MessageCall<'_> = serde_json::from_slice(&input).unwrap();
+    async fn call(&self, made: PluginCall) -> Result<Answer, CallError> {
+        assert_eq!(made.operation, Operation::Action);
+        let call: MessageCall<'_> = serde_json::from_slice(&made.input).unwrap();
         let data = call.data.map_or_else(String::new, |data| data.get().to_owned());
-        (self.0)(Call { data, attempt: call.meta.attempt, sink }).await
+        let script = (self.0)(Call { data, attempt: call.meta.attempt, sink: made.sink });
+        time::timeout(made.timeout.unwrap_or(Duration::MAX), script).await.unwrap_or(Err(CallError::TimedOut))
+    }
+
+    fn ends_calls(&self) -> bool {
+        false
     }
 }
 

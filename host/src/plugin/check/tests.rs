@@ -5,23 +5,6 @@ use std::fs;
 use super::*;
 use crate::plugin::testing::{chat_library, checker};
 
-/// No test of its own: the others start this binary again with only this one, and then it is the throw-away child.
-#[test]
-fn plays_the_child() {
-    let mut arguments = std::env::args_os().skip_while(|argument| argument != CHECK_ARGUMENT);
-    if arguments.next().is_none() {
-        return;
-    }
-    let code = run_child(arguments);
-    std::process::exit(if code == ExitCode::SUCCESS {
-        0
-    } else if code == ExitCode::from(EXIT_CONSTRUCTOR) {
-        2
-    } else {
-        1
-    });
-}
-
 #[tokio::test]
 async fn answers_the_manifest() {
     let manifest = checker().check(&chat_library(), &[Role::Handler, Role::Actions], &Map::new()).await.unwrap();
@@ -36,7 +19,7 @@ async fn crashes_hangs_and_refusals_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let play = |script: &str| {
         let script = OsString::from(format!("cat > /dev/null; {script}"));
-        Checker::program("/bin/sh".into()).with_arguments(["-c".into(), script]).with_timeout(Duration::from_secs(2))
+        Checker::new(Launcher::program_at("/bin/sh".into()).with_arguments(["-c".into(), script])).with_timeout(Duration::from_secs(2))
     };
     let path = folder.path().join("libx.so");
     fs::write(&path, "").unwrap();
@@ -62,7 +45,7 @@ async fn crashes_hangs_and_refusals_are_told_apart() {
     let error = play(&script).check(&path, &[], &Map::new()).await.unwrap_err();
     assert_eq!(error.to_string(), "its constructor failed: no database");
     assert!(error.is_worth_retrying());
-    let missing = Checker::program(folder.path().join("none")).check(&path, &[], &Map::new()).await.unwrap_err();
+    let missing = Checker::new(Launcher::program_at(folder.path().join("none"))).check(&path, &[], &Map::new()).await.unwrap_err();
     assert!(missing.to_string().contains("can't start the process") && missing.is_worth_retrying(), "{missing}");
 }
 

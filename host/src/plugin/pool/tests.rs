@@ -59,7 +59,7 @@ fn bench(threads: usize, waiting_max: usize, script: impl Fn(&PoolHost, u64, &[u
 }
 
 async fn call(pool: &InProcess, input: &'static str) -> Result<Answer, CallError> {
-    timeout(SOON, pool.call(Operation::Action, input.into(), Arc::new(Echo))).await.expect("the call hangs")
+    timeout(SOON, pool.call(Call::new(Operation::Action, input, Arc::new(Echo)))).await.expect("the call hangs")
 }
 
 /// Waits until as many calls run and wait as given.
@@ -73,7 +73,7 @@ async fn until(pool: &InProcess, running: usize, waiting: usize) {
             if (now_running, now_waiting) == (running, waiting) {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            time::sleep(Duration::from_millis(1)).await;
         }
     })
     .await
@@ -140,7 +140,7 @@ async fn who_gives_up_on_a_call_takes_back_its_say() {
         *answers.lock().unwrap() = Some(answer.clone());
         answer
     });
-    let limited = timeout(Duration::from_millis(30), bench.pool.call(Operation::Action, Bytes::new(), Arc::new(Echo))).await;
+    let limited = timeout(Duration::from_millis(30), bench.pool.call(Call::new(Operation::Action, Bytes::new(), Arc::new(Echo)))).await;
     assert!(limited.is_err(), "the plugin hangs");
     assert!(bench.host.calls().is_empty());
     gate.wait();

@@ -10,13 +10,14 @@ use tokio::runtime::Handle;
 use tokio::time::{self, Instant};
 
 use crate::config::PluginSettings;
-use crate::plugin::LiveVersion;
 use crate::plugin::check::Checker;
 use crate::plugin::error::PluginError;
 use crate::plugin::inspect::inspect;
+use crate::plugin::launcher::Launcher;
 use crate::plugin::library::{Instance, Library, loaded_count};
 use crate::plugin::pool::{InProcess, PoolHost, PoolOptions};
 use crate::plugin::store::{Fingerprint, Staged, StagedStore};
+use crate::plugin::{LiveVersion, Retirable};
 use crate::wire::codes::SYSTEM_ACTIONS;
 
 /// How long the constructor may take in this process, after it succeeded in the throw-away one.
@@ -56,7 +57,7 @@ pub(super) struct Live {
     pub(super) manifest: Manifest,
     pub(super) handler: Option<Arc<LiveVersion>>,
     pub(super) actions: Option<Arc<LiveVersion>>,
-    pools: Vec<Arc<InProcess>>,
+    pools: Vec<Arc<dyn Retirable>>,
     staged: Staged,
 }
 
@@ -66,7 +67,7 @@ pub(super) struct Attempt {
     pub(super) file: PathBuf,
     pub(super) wanted: Wanted,
     pub(super) store: StagedStore,
-    pub(super) checker: Checker,
+    pub(super) launcher: Launcher,
     pub(super) runtime: Handle,
     /// What is live or refused already and is not tried again.
     pub(super) known: Vec<Key>,
@@ -147,7 +148,7 @@ impl Attempt {
         for warning in blocking(move || inspect(&path)).await?.warnings {
             tracing::warn!(plugin = %self.name, sha256 = %staged.version, warning, "plugin has a weakness");
         }
-        let manifest = self.checker.check(&staged.path, &self.wanted.roles, &config).await?;
+        let manifest = Checker::new(self.launcher.clone()).check(&staged.path, &self.wanted.roles, &config).await?;
         judge(&manifest, &self.wanted.roles)?;
         let loaded = loaded_count();
         if loaded >= LOADS_MAX {
@@ -166,7 +167,7 @@ impl Attempt {
         for (role, instance) in instances.take() {
             let pool = InProcess::start(instance, Arc::clone(&host), &options);
             let pool = pool.map_err(PluginError::files("start threads for", &staged.path))?;
-            live.pools.push(Arc::clone(&pool));
+            live.pools.push(Arc::clone(&pool) as _);
             let serving = LiveVersion { plugin: Arc::clone(&plugin), version: Arc::clone(&version), callee: pool };
             let place = if role == Role::Handler { &mut live.handler } else { &mut live.actions };
             *place = Some(Arc::new(serving));

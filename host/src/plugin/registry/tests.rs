@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::*;
 use crate::config::Settings;
-use crate::plugin::testing::{chat_library, checker};
-use crate::plugin::{Answer, HostSink};
+use crate::plugin::testing::{chat_library, launcher};
+use crate::plugin::{Answer, Call, HostSink};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -45,10 +45,10 @@ fn settings(folder: &Path, text: &str) -> Settings {
 }
 
 async fn bench(text: &str, with_file: bool) -> Bench {
-    bench_with(text, with_file, checker()).await
+    bench_with(text, with_file, launcher()).await
 }
 
-async fn bench_with(text: &str, with_file: bool, checker: Checker) -> Bench {
+async fn bench_with(text: &str, with_file: bool, launcher: Launcher) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("plugins")).unwrap();
     let settings = Arc::new(ArcSwap::from_pointee(settings(folder.path(), text)));
@@ -56,7 +56,7 @@ async fn bench_with(text: &str, with_file: bool, checker: Checker) -> Bench {
         fs::copy(chat_library(), folder.path().join("plugins/libchat.so")).unwrap();
     }
     let roles = Roles { handler: true, actions: true };
-    let options = RegistryOptions { roles, settings: Arc::clone(&settings), checker };
+    let options = RegistryOptions { roles, settings: Arc::clone(&settings), launcher };
     Bench { registry: Registry::start(options).await.unwrap(), settings, folder }
 }
 
@@ -94,7 +94,7 @@ impl Bench {
 
 async fn echo(version: &LiveVersion) -> String {
     let call = json!({"action": "echo", "connection_id": "c", "data": {"a": 1}}).to_string();
-    let call = version.callee.call(Operation::Action, call.into(), Arc::new(Quiet));
+    let call = version.callee.call(Call::new(Operation::Action, call, Arc::new(Quiet)));
     let answer = time::timeout(SOON, call).await.unwrap().unwrap();
     assert_eq!(answer.status, Status::Done, "{answer:?}");
     String::from_utf8(answer.bytes.to_vec()).unwrap()
@@ -138,7 +138,7 @@ async fn a_panic_of_the_host_does_not_cross_the_border() {
     let bench = bench(CHAT, true).await;
     let version = bench.registry.action("echo").unwrap();
     let call = json!({"action": "history", "connection_id": "c", "data": {"room": "lobby"}}).to_string();
-    let call = version.callee.call(Operation::Action, call.into(), Arc::new(Panicking));
+    let call = version.callee.call(Call::new(Operation::Action, call, Arc::new(Panicking)));
     let answer = time::timeout(SOON, call).await.unwrap().unwrap();
     assert_eq!(answer, Answer::retry("the host panicked: of the host"));
     echo(&version).await;
@@ -239,8 +239,8 @@ async fn a_constructor_that_fails_for_outside_reasons_is_tried_again() {
     let child = format!("exec {:?} --exact plugin::check::tests::plays_the_child --nocapture \"$@\"", std::env::current_exe().unwrap());
     let refuse = "cat > /dev/null; echo 'plugsocket-manifest: no database' >&2; exit 2";
     let script = format!("echo >> {calls:?}; if [ -e {database:?} ]; then {child}; else {refuse}; fi");
-    let checker = Checker::program("/bin/sh".into()).with_arguments(["-c".into(), script.into(), "sh".into()]);
-    let bench = bench_with(CHAT, true, checker).await;
+    let launcher = Launcher::program_at("/bin/sh".into()).with_arguments(["-c".into(), script.into(), "sh".into()]);
+    let bench = bench_with(CHAT, true, launcher).await;
     let status = bench.apply().await;
     assert_eq!(status.state, PluginState::Rejected);
     assert_eq!(status.last_rejection.unwrap().reason, "its constructor failed: no database");

@@ -180,7 +180,7 @@ impl Writer {
             file,
             wanted: wanted.clone(),
             store: self.store.clone(),
-            checker: self.options.checker.clone(),
+            launcher: self.options.launcher.clone(),
             runtime: self.runtime.clone(),
             known: live.into_iter().chain(refused).collect(),
         })

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::queue::{self, TestQueue};
 use crate::config::{ActionSettings, Settings};
-use crate::plugin::{Answer, CallError, Callee, HostSink, LiveVersion, Plugins};
+use crate::plugin::{Answer, Call as HandlerCall, CallError, Callee, LiveVersion, Plugins};
 use crate::server::{Drained, Server, Sessions};
 use crate::wire::delivery::Delivery;
 use crate::wire::ids::NodeId;
@@ -42,7 +42,18 @@ pub(super) struct Script {
 
 #[async_trait]
 impl Callee for Script {
-    async fn call(&self, operation: Operation, input: Bytes, _sink: Arc<dyn HostSink>) -> Result<Answer, CallError> {
+    async fn call(&self, call: HandlerCall) -> Result<Answer, CallError> {
+        let limit = call.timeout.unwrap_or(Duration::MAX);
+        timeout(limit, self.run(call.operation, call.input)).await.unwrap_or(Err(CallError::TimedOut))
+    }
+
+    fn ends_calls(&self) -> bool {
+        false
+    }
+}
+
+impl Script {
+    async fn run(&self, operation: Operation, input: Bytes) -> Result<Answer, CallError> {
         if operation == Operation::Loop {
             self.loops.fetch_add(1, Ordering::SeqCst);
             if self.is_loop_held.load(Ordering::SeqCst) {

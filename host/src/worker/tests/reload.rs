@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::plugin::testing::{chat_library, checker};
+use crate::plugin::testing::{chat_library, launcher};
 use crate::plugin::{Registry, RegistryOptions, Roles};
 use crate::queue::{Entry, NodeFeed, QueueOptions, Stored, memory};
 
@@ -42,7 +42,7 @@ async fn replacing_the_plugin_loses_and_reorders_nothing() {
     let settings = Settings { plugins_dir: plugins_dir.clone(), state_dir: folder.path().join("var"), ..settings };
     let settings = Arc::new(ArcSwap::from_pointee(settings));
     let roles = Roles { handler: false, actions: true };
-    let registry = Registry::start(RegistryOptions { roles, settings: Arc::clone(&settings), checker: checker() }).await.unwrap();
+    let registry = Registry::start(RegistryOptions { roles, settings: Arc::clone(&settings), launcher: launcher() }).await.unwrap();
     let first = registry.action("echo").unwrap().version.clone();
 
     let queue = memory::open(options());
