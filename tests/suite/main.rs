@@ -16,6 +16,7 @@ mod page;
 mod poison;
 mod queue_tool;
 mod reload;
+mod runners;
 mod send;
 mod smoke;
 mod tidy;

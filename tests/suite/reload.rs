@@ -107,6 +107,8 @@ async fn broken_libraries_leave_the_old_version_live() {
             Broken::Truncated => "truncated",
             Broken::Hollow => "rejected",
             Broken::Stranger => "export_plugin",
+            Broken::Foreign => "built for",
+            Broken::OtherApi => "other_api",
         };
         for (process, mark) in [&app.workers[0], &app.servers[0]].into_iter().zip(marks) {
             let line = process.wait_line_after(mark, "rejected", PATIENCE * 2);

@@ -9,6 +9,7 @@ pub mod http;
 pub mod load;
 pub mod plugin;
 pub mod process;
+pub mod procfs;
 pub mod redis;
 pub mod report;
 pub mod sequence;
