@@ -15,6 +15,8 @@ use crate::harness::{eventually, plugin, procfs};
 
 /// Replacements within a second.
 const REPLACEMENTS: usize = 100;
+/// Different builds among these.
+const DRAFTS: usize = 9;
 /// Most runners of one plugin that a host may have meanwhile: the live one, the one before it, and the one that is coming up.
 const RUNNERS_MAX: usize = 6;
 
@@ -73,10 +75,13 @@ async fn cp_over_the_live_file_disturbs_nobody() {
 
 #[tokio::test]
 async fn of_a_hundred_replacements_in_a_second_the_last_one_is_live() {
-    // One build with a hundred different tails that nobody reads, then the one that counts.
-    let (first, last) = (build("one"), build("last"));
-    let tailed = |number: usize| [first.as_slice(), &number.to_le_bytes()].concat();
-    let builds = (1..REPLACEMENTS).map(tailed).chain([last]);
+    // Some builds with tails that nobody reads, again and again, then the one that counts. Written before: only renames take place.
+    let drafts = tempfile::tempdir().unwrap();
+    let first = build("one");
+    for number in 0..DRAFTS {
+        fs::write(drafts.path().join(number.to_string()), [first.as_slice(), &number.to_le_bytes()].concat()).unwrap();
+    }
+    fs::write(drafts.path().join("last"), build("last")).unwrap();
     let app = app();
     let hosts = [app.servers[0].pid(), app.workers[0].pid()];
     let runners = || hosts.map(|host| procfs::runners(host, "chat").len());
@@ -86,12 +91,15 @@ async fn of_a_hundred_replacements_in_a_second_the_last_one_is_live() {
     eventually("the load to run", PATIENCE, async || watch.answered() > 200).await;
     let before = runners();
     let (started, mut most) = (Instant::now(), [0; 2]);
-    for bytes in builds {
-        plugin::install_bytes(&bytes, &app.config.plugins_dir(), "chat");
+    for number in 1..=REPLACEMENTS {
+        let draft = if number == REPLACEMENTS { "last".to_owned() } else { (number % DRAFTS).to_string() };
+        let folder = app.config.plugins_dir();
+        fs::hard_link(drafts.path().join(draft), folder.join(".next")).unwrap();
+        fs::rename(folder.join(".next"), folder.join(plugin::library_name("chat"))).unwrap();
         for (most, now) in most.iter_mut().zip(children()) {
             *most = now.max(*most);
         }
-        tokio::time::sleep(Duration::from_millis(5)).await; // A hundred of them make the second.
+        tokio::time::sleep(Duration::from_millis(5)).await; // With the rest, a hundred of them make the second.
     }
     let took = started.elapsed();
     let mut client = Client::enter(&app.urls()[0], "ada").await;

@@ -6,6 +6,7 @@ mod ends;
 mod files;
 mod handler;
 mod hung;
+mod load;
 
 use std::time::Duration;
 
