@@ -240,7 +240,7 @@ async fn a_constructor_that_fails_for_outside_reasons_is_tried_again() {
     let refuse = "cat > /dev/null; echo 'plugsocket-manifest: no database' >&2; exit 2";
     let script = format!("echo >> {calls:?}; if [ -e {database:?} ]; then {child}; else {refuse}; fi");
     let launcher = Launcher::program_at("/bin/sh".into()).with_arguments(["-c".into(), script.into(), "sh".into()]);
-    let bench = bench_with(CHAT, true, launcher).await;
+    let bench = bench_with(&format!("{CHAT}\n[plugins.chat]\nisolation = \"in-process\""), true, launcher).await;
     let status = bench.apply().await;
     assert_eq!(status.state, PluginState::Rejected);
     assert_eq!(status.last_rejection.unwrap().reason, "its constructor failed: no database");
