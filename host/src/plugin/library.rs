@@ -148,14 +148,17 @@ unsafe extern "C" fn invoke(door: *const c_void, token: u64, operation: u32, inp
         Some(host) => host.invoke(token, operation, Bytes::copy_from_slice(input.as_slice())),
         None => Answer::retry("the instance has been shut down"),
     }));
-    let answer = answered.unwrap_or_else(|payload| {
-        let text = format!("the host panicked: {}", panic_text(payload.as_ref()));
-        std::mem::forget(payload); // Its drop might panic as well.
-        Answer { status: Status::Panicked, bytes: text.into() }
-    });
+    let answer = answered.unwrap_or_else(host_panicked);
     // SAFETY: the call the sink was passed to is this one.
     unsafe { sink.write(&answer.bytes) };
     answer.status as u8
+}
+
+/// What a plugin hears whose request made the host panic.
+pub(super) fn host_panicked(payload: Box<dyn Any + Send>) -> Answer {
+    let text = format!("the host panicked: {}", panic_text(payload.as_ref()));
+    std::mem::forget(payload); // Its drop might panic as well.
+    Answer { status: Status::Panicked, bytes: text.into() }
 }
 
 fn panic_text(payload: &(dyn Any + Send)) -> &str {

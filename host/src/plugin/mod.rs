@@ -2,12 +2,19 @@
 
 mod blame;
 mod check;
+mod crumbs;
+mod desk;
 mod error;
+mod floor;
+mod frames;
 mod inspect;
 mod launcher;
 mod library;
+mod log;
 mod pool;
 mod registry;
+mod runner;
+mod runners;
 mod store;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -20,6 +27,7 @@ use std::time::Duration;
 
 pub use self::check::Checker;
 pub use self::error::PluginError;
+pub use self::floor::{Floor, Place};
 pub use self::inspect::{Inspection, inspect};
 pub use self::launcher::Launcher;
 pub use self::pool::{InProcess, PoolOptions};
@@ -34,13 +42,16 @@ use plugsocket_plugin::call::{HostOperation, Operation, Status};
 /// Whether a process's first argument is one of the hidden purposes.
 #[must_use]
 pub fn is_hidden(argument: &OsStr) -> bool {
-    argument == check::CHECK_ARGUMENT
+    [check::CHECK_ARGUMENT, runner::RUNNER_ARGUMENT].into_iter().any(|hidden| argument == hidden)
 }
 
 /// Runs a hidden purpose of this executable; `None` when `argument` names none. Call it before the process has threads or state.
 #[must_use]
 pub fn run_hidden(argument: &OsStr, arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
-    (argument == check::CHECK_ARGUMENT).then(|| check::run_child(arguments))
+    if argument == check::CHECK_ARGUMENT {
+        return Some(check::run_child(arguments));
+    }
+    (argument == runner::RUNNER_ARGUMENT).then(|| runner::run_child(arguments))
 }
 
 /// How a call ended: [`Status`] and the bytes beside it.
@@ -79,7 +90,7 @@ pub enum CallError {
     /// Its runner ended during the call, and another call is to blame: it did not count, make it again.
     #[error("its runner ended during the call")]
     Interrupted {
-        /// It can't be told who is to blame, and it may be this call: make it again [alone](Call::alone).
+        /// It can't be told who is to blame, and it may be this call: make it again as a [suspect](Call::suspicions).
         is_suspect: bool,
     },
     /// It was not begun, as no runner is there that could take it: make it again later.
@@ -97,14 +108,14 @@ pub struct Call {
     pub sink: Arc<dyn HostSink>,
     /// Time for all of it, waiting included; `None` = as long as it takes.
     pub timeout: Option<Duration>,
-    /// Beside no other call of its instance: it may be the one that ends its runner. Only in runners.
-    pub alone: bool,
+    /// How often it may have been the one that ended its runner. Then it runs alone there: at first, or from the second time on to its end.
+    pub suspicions: u32,
 }
 
 impl Call {
     /// Without a time limit, beside others.
     pub fn new(operation: Operation, input: impl Into<Bytes>, sink: Arc<dyn HostSink>) -> Self {
-        Self { operation, input: input.into(), sink, timeout: None, alone: false }
+        Self { operation, input: input.into(), sink, timeout: None, suspicions: 0 }
     }
 
     /// With a time limit.

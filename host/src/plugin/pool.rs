@@ -1,21 +1,27 @@
 //! A plugin in this process: its own threads, bounded waiting, and the way back from its calls to the host.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use plugsocket_plugin::call::{HostOperation, LogEvent, Operation, Status};
+use plugsocket_plugin::call::{HostOperation, Operation, Status};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
+use super::desk::{Desk, Refused};
 use super::library::{Host, Instance};
+use super::log::log;
 use super::{Answer, Call, CallError, Callee, HostSink, Retirable};
+
+/// What a plugin hears that asks the host for something when it must not.
+pub(super) const OUTSIDE_OF_CALLS: &str = "only possible during a call";
+pub(super) const CALL_IS_OVER: &str = "call is over";
 
 /// How a plugin's calls run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,24 +57,11 @@ impl Subject for Instance {
 ///
 /// Panics inside the plugin are contained; a crash ends the process. Dropping it lets the threads finish what they run, and end.
 pub struct InProcess {
-    desk: Arc<Desk>,
+    desk: Arc<Desk<Work>>,
+    /// Calls that may run and wait.
+    open_max: usize,
     host: Arc<PoolHost>,
     ended: CancellationToken,
-}
-
-/// Where calls wait for the threads.
-struct Desk {
-    state: Mutex<DeskState>,
-    wake: Condvar,
-    threads: usize,
-    waiting_max: usize,
-}
-
-#[derive(Default)]
-struct DeskState {
-    waiting: VecDeque<Work>,
-    running: usize,
-    is_closed: bool,
 }
 
 struct Work {
@@ -78,6 +71,16 @@ struct Work {
     answer: oneshot::Sender<Answer>,
 }
 
+impl Work {
+    fn run<S: Subject>(self, subject: &S) {
+        // When nobody waits for it, it never begins.
+        if !self.answer.is_closed() {
+            let answer = subject.call(self.token, self.operation, &self.input);
+            let _ = self.answer.send(answer);
+        }
+    }
+}
+
 impl InProcess {
     /// Starts the threads of an instance that was created with `host`.
     ///
@@ -85,13 +88,14 @@ impl InProcess {
     /// The system's, when it gives no threads; the instance is then shut down.
     pub(super) fn start<S: Subject>(subject: S, host: Arc<PoolHost>, options: &PoolOptions) -> io::Result<Arc<Self>> {
         let threads = options.threads.max(1);
-        let desk = Arc::new(Desk { state: Mutex::default(), wake: Condvar::new(), threads, waiting_max: options.waiting_max });
-        let pool = Arc::new(Self { desk: Arc::clone(&desk), host, ended: CancellationToken::new() });
+        let desk = Arc::new(Desk::new());
+        let open_max = threads.saturating_add(options.waiting_max);
+        let pool = Arc::new(Self { desk: Arc::clone(&desk), open_max, host, ended: CancellationToken::new() });
         let subject = Arc::new(subject);
         for _ in 0..threads {
             let (served, shared, ended) = (Arc::clone(&desk), Arc::clone(&subject), pool.ended.clone());
             let run = move || {
-                served.serve(shared.as_ref());
+                served.serve(|work: Work| work.run(shared.as_ref()));
                 // Exactly one thread, the last, gets the instance itself.
                 if let Some(subject) = Arc::into_inner(shared) {
                     let _ended = ended.drop_guard();
@@ -129,7 +133,7 @@ impl Retirable for InProcess {
     }
 
     fn running(&self) -> usize {
-        self.desk.lock().running
+        self.desk.running()
     }
 }
 
@@ -145,7 +149,11 @@ impl Callee for InProcess {
         // The guard lives in this future: whoever gives up on a call also takes back its say.
         let token = self.host.admit(call.sink);
         let (answer, answered) = oneshot::channel();
-        self.desk.offer(Work { token: token.number, operation: call.operation, input: call.input, answer })?;
+        let work = Work { token: token.number, operation: call.operation, input: call.input, answer };
+        self.desk.offer(work, self.open_max, |work| !work.answer.is_closed()).map_err(|refused| match refused {
+            Refused::Full => CallError::Overloaded,
+            Refused::Closed => CallError::Gone("this version has been retired".to_owned()),
+        })?;
         let answered = match call.timeout {
             Some(limit) => time::timeout(limit, answered).await.map_err(|_| CallError::TimedOut)?,
             None => answered.await,
@@ -155,58 +163,6 @@ impl Callee for InProcess {
 
     fn ends_calls(&self) -> bool {
         false
-    }
-}
-
-impl Desk {
-    fn lock(&self) -> MutexGuard<'_, DeskState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn offer(&self, work: Work) -> Result<(), CallError> {
-        let mut state = self.lock();
-        if state.is_closed {
-            return Err(CallError::Gone("this version has been retired".to_owned()));
-        }
-        let room = self.threads.saturating_sub(state.running).saturating_add(self.waiting_max);
-        // Those who gave up while they waited do not count.
-        if state.waiting.len() >= room {
-            state.waiting.retain(|work| !work.answer.is_closed());
-        }
-        if state.waiting.len() >= room {
-            return Err(CallError::Overloaded);
-        }
-        state.waiting.push_back(work);
-        drop(state);
-        self.wake.notify_one();
-        Ok(())
-    }
-
-    fn close(&self) {
-        self.lock().is_closed = true;
-        self.wake.notify_all();
-    }
-
-    /// One thread's life.
-    fn serve<S: Subject>(&self, subject: &S) {
-        let mut state = self.lock();
-        loop {
-            if let Some(work) = state.waiting.pop_front() {
-                if work.answer.is_closed() {
-                    continue; // Nobody waits for it: it never begins.
-                }
-                state.running += 1;
-                drop(state);
-                let answer = subject.call(work.token, work.operation, &work.input);
-                let _ = work.answer.send(answer);
-                state = self.lock();
-                state.running -= 1;
-            } else if state.is_closed {
-                return;
-            } else {
-                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-        }
     }
 }
 
@@ -256,35 +212,10 @@ impl Host for PoolHost {
             return log(&self.plugin, &input);
         }
         let Some(sink) = self.calls().get(&token).map(Arc::clone) else {
-            return Answer::retry(if token == 0 { "only possible during a call" } else { "call is over" });
+            return Answer::retry(if token == 0 { OUTSIDE_OF_CALLS } else { CALL_IS_OVER });
         };
         self.runtime.block_on(sink.request(operation, input))
     }
-}
-
-/// Longest event of a plugin that is logged, in bytes.
-const LOG_BYTES_MAX: usize = 64 * 1024;
-
-fn log(plugin: &str, input: &[u8]) -> Answer {
-    if input.len() > LOG_BYTES_MAX {
-        tracing::warn!(plugin, bytes = input.len(), "event of a plugin is too long for the log");
-        return Answer { status: Status::Done, bytes: Bytes::new() };
-    }
-    let event: LogEvent = match serde_json::from_slice(input) {
-        Ok(event) => event,
-        Err(error) => return Answer::retry(format!("log event can't be read: {error}")),
-    };
-    let fields = event.fields.iter().map(|(name, value)| format!("{name}={value:?}")).collect::<Vec<_>>().join(" ");
-    let fields = Some(fields.as_str()).filter(|fields| !fields.is_empty());
-    let (message, module) = (event.message.as_str(), event.target.as_str());
-    match event.level.as_str() {
-        "ERROR" => tracing::error!(target: "plugin", plugin, module, fields, "{message}"),
-        "WARN" => tracing::warn!(target: "plugin", plugin, module, fields, "{message}"),
-        "DEBUG" => tracing::debug!(target: "plugin", plugin, module, fields, "{message}"),
-        "TRACE" => tracing::trace!(target: "plugin", plugin, module, fields, "{message}"),
-        _ => tracing::info!(target: "plugin", plugin, module, fields, "{message}"),
-    }
-    Answer { status: Status::Done, bytes: Bytes::new() }
 }
 
 #[cfg(test)]

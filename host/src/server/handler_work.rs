@@ -54,7 +54,7 @@ pub(super) async fn connect(node: &Arc<Node>, session: &Arc<Session>, connect: C
     }
     let input = serde_json::to_vec(&call).unwrap_or_default().into();
     let limit = node.settings.load().server.handler_timeout;
-    let work = Work { message_id: "", operation: Operation::Connect, input, limit, alone: false };
+    let work = Work { message_id: "", operation: Operation::Connect, input, limit, suspicions: 0 };
     let admission = match call_handler(node, (&session.id, None), work).await {
         Ok(answer) => admission_of(node, session, &answer),
         Err(failure) => {
@@ -101,7 +101,7 @@ pub(super) async fn fallback(node: &Arc<Node>, session: &Arc<Session>, message: 
     let last = loop {
         let attempt = tries.failed + 1;
         let input = fallback_input(node, session, message, &message_id, attempt);
-        let work = Work { message_id: &message_id, operation: Operation::Fallback, input, limit, alone: tries.must_be_alone() };
+        let work = Work { message_id: &message_id, operation: Operation::Fallback, input, limit, suspicions: tries.suspicions };
         let failure = match call_handler(node, (&session.id, None), work).await {
             Ok(answer) => match settle(node, session, message, answer) {
                 Ok(()) => return,
@@ -275,7 +275,7 @@ async fn tell(
         if !is_ours() {
             return Err(CallFailure::Unsure);
         }
-        let work = Work { message_id: "", operation: Operation::Disconnect, input: input.clone(), limit, alone: tries.must_be_alone() };
+        let work = Work { message_id: "", operation: Operation::Disconnect, input: input.clone(), limit, suspicions: tries.suspicions };
         let failure = match call_handler(node, (session, sender.clone()), work).await {
             // A handler that refuses a disconnect has been told all the same.
             Ok(Answer { status: Status::Done | Status::Rejected | Status::Unsupported, .. }) => return Ok(()),
@@ -301,20 +301,16 @@ async fn tell(
 struct Tries {
     failed: u32,
     interrupted: u32,
-    is_suspect: bool,
+    suspicions: u32,
 }
 
 impl Tries {
     /// Whether it is to be made again without counting: its runner ended, for another call's sake or for one that is not known.
     fn is_interrupted(&mut self, failure: &CallFailure) -> bool {
         let CallFailure::Interrupted { is_suspect } = failure else { return false };
-        self.is_suspect |= is_suspect;
         self.interrupted += 1;
+        self.suspicions += u32::from(*is_suspect || self.interrupted >= INTERRUPTIONS_MAX);
         true
-    }
-
-    fn must_be_alone(&self) -> bool {
-        self.is_suspect || self.interrupted >= INTERRUPTIONS_MAX
     }
 }
 
@@ -335,14 +331,14 @@ struct Work<'work> {
     operation: Operation,
     input: Bytes,
     limit: Duration,
-    /// Beside no other call of its runner.
-    alone: bool,
+    /// As in [`Call::suspicions`].
+    suspicions: u32,
 }
 
 async fn call_handler(node: &Arc<Node>, (session, sender): (&SessionId, Option<Sender>), work: Work<'_>) -> Result<Answer, CallFailure> {
     let version = node.plugins.handler().ok_or(CallFailure::NoHandler)?;
     let sink = sink::open(node, &version, work.message_id.to_owned(), Some(session.clone()), sender);
-    let call = Call { alone: work.alone, ..Call::new(work.operation, work.input, sink).within(work.limit) };
+    let call = Call { suspicions: work.suspicions, ..Call::new(work.operation, work.input, sink).within(work.limit) };
     version.callee.call(call).await.map_err(|error| match error {
         CallError::TimedOut => CallFailure::TimedOut,
         CallError::Interrupted { is_suspect } => CallFailure::Interrupted { is_suspect },

@@ -7,7 +7,7 @@ use anyhow::{anyhow, bail};
 use clap::Args;
 use plugsocket_plugin::call::{Manifest, Role};
 
-use crate::config::{ActionSettings, Common, Settings};
+use crate::config::{ActionSettings, Common, PluginSettings, Settings};
 use crate::plugin::{Checker, Launcher, PluginError, inspect, judge, library_path};
 
 /// Flags of `check`.
@@ -70,7 +70,8 @@ async fn try_out(checker: &Checker, settings: &Settings, subject: &Subject) -> a
     let manifest = checker.check(path, &subject.roles, &config).await?;
     // A library that the config does not name yet may be anything.
     let wanted: &[Role] = if subject.actions.is_empty() && subject.roles.len() > 1 { &[] } else { &subject.roles };
-    judge(&manifest, wanted)?;
+    let isolation = settings.plugins.get(&subject.name).map_or_else(|| PluginSettings::default().isolation, |plugin| plugin.isolation);
+    judge(&manifest, wanted, isolation)?;
     let missing: Vec<_> = subject.actions.iter().filter(|action| !manifest.actions.contains(action)).map(String::as_str).collect();
     if !missing.is_empty() {
         bail!("[actions] wants {} of it, but it exports only: {}", missing.join(", "), manifest.actions.join(", "));

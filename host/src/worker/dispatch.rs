@@ -10,7 +10,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::floor::{Floor, Place};
 use super::gates::Gates;
 use super::lease::{Lease, Leased};
 use super::replies;
@@ -18,7 +17,7 @@ use super::retry::{Ended, backoff, ended};
 use super::take::Held;
 use crate::config::{LiveSettings, PluginSettings, Settings};
 use crate::context::{ContextOptions, ContextSink, NameLimits, Sender};
-use crate::plugin::{Call, CallError, LiveVersion, Plugins};
+use crate::plugin::{Call, CallError, Floor, LiveVersion, Place, Plugins};
 use crate::queue::{Consumer, Queue, Verdict};
 use crate::wire::codes::ErrorCode;
 use crate::wire::job::Job;
@@ -297,7 +296,7 @@ impl Dispatcher {
         let running = metrics::gauge!("plugsocket_calls_running");
         running.increment(1);
         let started = Instant::now();
-        let call = Call { alone: held.is_suspect(), ..Call::new(Operation::Action, input, sink).within(terms.timeout) };
+        let call = Call { suspicions: held.suspicions(), ..Call::new(Operation::Action, input, sink).within(terms.timeout) };
         let result = version.callee.call(call).await;
         running.decrement(1);
         metrics::histogram!("plugsocket_call_seconds", "plugin" => version.plugin.to_string()).record(started.elapsed());

@@ -1,7 +1,6 @@
 //! From the queue to the plugins: takes jobs, keeps lanes in order, settles what became of each.
 
 mod dispatch;
-mod floor;
 mod gates;
 mod lease;
 mod replies;
@@ -17,13 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::dispatch::Dispatcher;
-use self::floor::Floor;
 use self::gates::Gates;
 use self::lease::Lease;
 use self::take::{Held, take_jobs};
 use crate::config::{LiveSettings, Ordering};
 use crate::lanes::Lanes;
-use crate::plugin::Plugins;
+use crate::plugin::{Floor, Plugins};
 use crate::queue::{Queue, QueueError};
 use crate::wire::ids::{NodeId, SessionId};
 

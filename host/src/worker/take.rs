@@ -25,24 +25,24 @@ pub(super) struct Held {
     is_parked: bool,
     /// How often others ended its runner.
     interruptions: u32,
-    is_suspect: bool,
+    suspicions: u32,
 }
 
 impl Held {
     pub(super) fn new(taken: Taken, room: OwnedSemaphorePermit) -> Self {
-        Self { taken, is_alone: false, room, is_parked: false, interruptions: 0, is_suspect: false }
+        Self { taken, is_alone: false, room, is_parked: false, interruptions: 0, suspicions: 0 }
     }
 
     /// Its runner ended during its call, and it was not to blame, or that is not known.
     pub(super) fn interrupted(&mut self, is_suspect: bool) {
         self.interruptions += 1;
         // Whoever is interrupted again and again comes to an end only where nobody else can interrupt it.
-        self.is_suspect |= is_suspect || self.interruptions >= INTERRUPTIONS_MAX;
+        self.suspicions += u32::from(is_suspect || self.interruptions >= INTERRUPTIONS_MAX);
     }
 
-    /// Whether it must run alone in its runner.
-    pub(super) fn is_suspect(&self) -> bool {
-        self.is_suspect
+    /// How often it may have ended its runner.
+    pub(super) fn suspicions(&self) -> u32 {
+        self.suspicions
     }
 
     /// It can't run yet: it takes its room among those that wait, if there is any, and leaves its own to jobs that can.

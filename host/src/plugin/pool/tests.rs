@@ -66,11 +66,7 @@ async fn call(pool: &InProcess, input: &'static str) -> Result<Answer, CallError
 async fn until(pool: &InProcess, running: usize, waiting: usize) {
     timeout(SOON, async {
         loop {
-            let (now_running, now_waiting) = {
-                let state = pool.desk.lock();
-                (state.running, state.waiting.len())
-            };
-            if (now_running, now_waiting) == (running, waiting) {
+            if (pool.desk.running(), pool.desk.waiting()) == (running, waiting) {
                 return;
             }
             time::sleep(Duration::from_millis(1)).await;

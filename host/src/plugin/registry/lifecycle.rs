@@ -9,13 +9,14 @@ use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 use tokio::time::{self, Instant};
 
-use crate::config::PluginSettings;
+use crate::config::{Isolation, PluginSettings};
 use crate::plugin::check::Checker;
 use crate::plugin::error::PluginError;
 use crate::plugin::inspect::inspect;
 use crate::plugin::launcher::Launcher;
 use crate::plugin::library::{Instance, Library, loaded_count};
 use crate::plugin::pool::{InProcess, PoolHost, PoolOptions};
+use crate::plugin::runners::{Runners, RunnersOptions};
 use crate::plugin::store::{Fingerprint, Staged, StagedStore};
 use crate::plugin::{LiveVersion, Retirable};
 use crate::wire::codes::SYSTEM_ACTIONS;
@@ -148,8 +149,45 @@ impl Attempt {
         for warning in blocking(move || inspect(&path)).await?.warnings {
             tracing::warn!(plugin = %self.name, sha256 = %staged.version, warning, "plugin has a weakness");
         }
+        match self.wanted.settings.isolation {
+            Isolation::InProcess => self.in_process(key, staged, config).await,
+            Isolation::Process => self.in_runners(key, staged, config).await,
+        }
+    }
+
+    /// Each role in runners of its own. The first is the check as well: it costs no more than itself.
+    async fn in_runners(&self, key: &Key, staged: &Staged, config: Map<String, Value>) -> Result<Live, PluginError> {
+        let (plugin, version): (Arc<str>, Arc<str>) = (self.name.as_str().into(), staged.version.as_str().into());
+        let mut pools: Vec<(Role, Arc<Runners>)> = Vec::new();
+        let mut found = None;
+        for role in &self.wanted.roles {
+            let (events, _) = tokio::sync::mpsc::unbounded_channel();
+            let options = RunnersOptions {
+                plugin: Arc::clone(&plugin),
+                version: Arc::clone(&version),
+                library: staged.path.clone(),
+                role: *role,
+                config: config.clone(),
+                settings: self.wanted.settings.clone(),
+                launcher: self.launcher.clone(),
+                events,
+            };
+            let (runners, manifest) = Runners::start(options).await?;
+            judge(&manifest, &self.wanted.roles, Isolation::Process)?;
+            pools.push((*role, runners));
+            found = Some(manifest);
+        }
+        let manifest = found.ok_or_else(|| PluginError::Manifest("nothing is wanted of it".to_owned()))?;
+        let mut live = Live { key: key.clone(), manifest, handler: None, actions: None, pools: Vec::new(), staged: staged.clone() };
+        for (role, runners) in pools {
+            live.add(role, runners, &plugin, &version);
+        }
+        Ok(live)
+    }
+
+    async fn in_process(&self, key: &Key, staged: &Staged, config: Map<String, Value>) -> Result<Live, PluginError> {
         let manifest = Checker::new(self.launcher.clone()).check(&staged.path, &self.wanted.roles, &config).await?;
-        judge(&manifest, &self.wanted.roles)?;
+        judge(&manifest, &self.wanted.roles, Isolation::InProcess)?;
         let loaded = loaded_count();
         if loaded >= LOADS_MAX {
             return Err(PluginError::TooManyVersions(loaded));
@@ -167,10 +205,7 @@ impl Attempt {
         for (role, instance) in instances.take() {
             let pool = InProcess::start(instance, Arc::clone(&host), &options);
             let pool = pool.map_err(PluginError::files("start threads for", &staged.path))?;
-            live.pools.push(Arc::clone(&pool) as _);
-            let serving = LiveVersion { plugin: Arc::clone(&plugin), version: Arc::clone(&version), callee: pool };
-            let place = if role == Role::Handler { &mut live.handler } else { &mut live.actions };
-            *place = Some(Arc::new(serving));
+            live.add(role, pool, &plugin, &version);
         }
         Ok(live)
     }
@@ -180,9 +215,9 @@ impl Attempt {
 ///
 /// # Errors
 /// [`PluginError::Manifest`]
-pub fn judge(manifest: &Manifest, roles: &[Role]) -> Result<(), PluginError> {
-    if manifest.panic == "abort" {
-        let text = "it is built with panic = \"abort\", so its panics would end this process; build it with panic = \"unwind\"";
+pub fn judge(manifest: &Manifest, roles: &[Role], isolation: Isolation) -> Result<(), PluginError> {
+    if manifest.panic == "abort" && isolation == Isolation::InProcess {
+        let text = "it is built with panic = \"abort\", so its panics would end this process; build it with panic = \"unwind\", or give it isolation = \"process\"";
         return Err(PluginError::Manifest(text.to_owned()));
     }
     if let Some(action) = manifest.actions.iter().find(|action| SYSTEM_ACTIONS.contains(&action.as_str())) {
@@ -225,6 +260,13 @@ fn create(path: &Path, roles: &[Role], config: &Map<String, Value>, host: &Arc<P
 }
 
 impl Live {
+    fn add<I: Retirable + 'static>(&mut self, role: Role, instance: Arc<I>, plugin: &Arc<str>, version: &Arc<str>) {
+        self.pools.push(Arc::clone(&instance) as _);
+        let serving = LiveVersion { plugin: Arc::clone(plugin), version: Arc::clone(version), callee: instance };
+        let place = if role == Role::Handler { &mut self.handler } else { &mut self.actions };
+        *place = Some(Arc::new(serving));
+    }
+
     /// Lets running calls finish on this version, then ends it. Nobody can find it any more; whoever holds it may still begin a call.
     pub(super) async fn retire(self, store: StagedStore) {
         let deadline = Instant::now() + RETIRE_TIMEOUT;
@@ -241,7 +283,8 @@ impl Live {
         let (copy, sha256) = (self.staged.path.display(), &self.key.version);
         if time::timeout_at(deadline, ended).await.is_err() {
             let running: usize = self.pools.iter().map(|pool| pool.running()).sum();
-            tracing::warn!(%copy, %sha256, running, "calls of a retired version did not end; their threads are left behind");
+            tracing::warn!(%copy, %sha256, running, "calls of a retired version did not end");
+            self.pools.iter().for_each(|pool| pool.kill());
         } else {
             tracing::info!(%copy, %sha256, "version retired");
         }

@@ -11,30 +11,31 @@ const ALONE_MAX: Duration = if cfg!(test) { Duration::from_millis(100) } else { 
 
 /// Where calls run: many at once, or a single suspect.
 #[derive(Default)]
-pub(super) struct Floor(RwLock<()>);
+pub struct Floor(RwLock<()>);
 
 /// A call's place there.
-pub(super) enum Place<'floor> {
-    Shared(#[expect(dead_code, reason = "held, not read")] RwLockReadGuard<'floor, ()>),
+pub enum Place<'floor> {
+    /// Beside others.
+    Shared(RwLockReadGuard<'floor, ()>),
     /// With the place of a suspect that is on its last attempt: until it ends.
     Alone(RwLockWriteGuard<'floor, ()>, bool),
 }
 
 impl Floor {
     /// Waits until no suspect runs.
-    pub(super) async fn shared(&self) -> Place<'_> {
+    pub async fn shared(&self) -> Place<'_> {
         Place::Shared(self.0.read().await)
     }
 
     /// Waits until nothing runs; nothing else starts from then on.
-    pub(super) async fn alone(&self, is_last_attempt: bool) -> Place<'_> {
+    pub async fn alone(&self, is_last_attempt: bool) -> Place<'_> {
         Place::Alone(self.0.write().await, is_last_attempt)
     }
 }
 
 impl Place<'_> {
     /// Runs a call in its place.
-    pub(super) async fn run<T>(self, call: impl Future<Output = T>) -> T {
+    pub async fn run<T>(self, call: impl Future<Output = T>) -> T {
         match self {
             Self::Alone(guard, false) => {
                 let mut call = std::pin::pin!(call);

@@ -1,0 +1,141 @@
+//! Breadcrumbs: memory that a runner shares with its host, where each thread notes the call it is in. Readable when the runner is dead.
+#![allow(unsafe_code)] // Mapping memory and looking at it as atomics; each block states why it may.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+/// A line of the processor's cache for each thread: they write all the time.
+const SLOT_BYTES: usize = 64;
+
+/// The mapped memory: one slot for the fault, then one for each thread.
+pub(super) struct Crumbs {
+    base: NonNull<u8>,
+    threads: usize,
+}
+
+// SAFETY: the memory is only ever used as atomics.
+unsafe impl Send for Crumbs {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Crumbs {}
+
+/// What ended a runner, as noted by the thread that did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// The call that the thread was in; `None` for a thread that the plugin has started, or one that was in no call.
+    pub(super) call: Option<u64>,
+}
+
+impl Crumbs {
+    /// Fresh memory for the calls of `threads` threads, and the descriptor to give to the runner.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn create(threads: usize) -> io::Result<(Self, OwnedFd)> {
+        let memory = memory(bytes_of(threads))?;
+        Ok((Self::open(&memory, threads)?, memory))
+    }
+
+    /// The memory behind a descriptor that [`Self::create`] has made for as many threads.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn open(memory: impl AsFd, threads: usize) -> io::Result<Self> {
+        let flags = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a fresh mapping at an address of the system's choice overlaps nothing of ours. Its size is sealed on Linux, so that
+        // nobody can cut it off under us.
+        let base = unsafe { mmap(ptr::null_mut(), bytes_of(threads), flags, MapFlags::SHARED, memory, 0) }?;
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mapped at null"))?;
+        Ok(Self { base, threads })
+    }
+
+    fn slot(&self, index: usize) -> Option<&AtomicU64> {
+        if index > self.threads {
+            return None;
+        }
+        // SAFETY: the mapping has `threads + 1` slots and lives as long as `self`; it is aligned to a page, so each slot is to 8 bytes;
+        // both sides use it as atomics only.
+        Some(unsafe { &*self.base.as_ptr().add(index * SLOT_BYTES).cast::<AtomicU64>() })
+    }
+
+    /// Notes that the thread `thread` (from 1) is in the call `call`; 0 = in none.
+    pub(super) fn note(&self, thread: usize, call: u64) {
+        if let Some(slot) = self.slot(thread).filter(|_| thread > 0) {
+            slot.store(call, Ordering::Release);
+        }
+    }
+
+    /// Where [`Self::fault`] is noted: the number of the faulting thread, plus 1. For a signal handler, that may do nothing but this.
+    pub(super) fn fault_note(&self) -> Option<&AtomicU64> {
+        self.slot(0)
+    }
+
+    /// The calls that threads are in.
+    pub(super) fn calls(&self) -> Vec<u64> {
+        let calls = (1..=self.threads).filter_map(|thread| self.slot(thread)).map(|slot| slot.load(Ordering::Acquire));
+        calls.filter(|call| *call != 0).collect()
+    }
+
+    /// What ended the runner; `None` when no thread could note it, as when it was killed.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        let noted = usize::try_from(self.slot(0)?.load(Ordering::Acquire)).ok()?;
+        let thread = noted.checked_sub(1)?;
+        let call = self.slot(thread).filter(|_| thread > 0).map(|slot| slot.load(Ordering::Acquire)).filter(|call| *call != 0);
+        Some(Fault { call })
+    }
+}
+
+impl Drop for Crumbs {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `open` with this size, and nobody borrows from it any more.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), bytes_of(self.threads)) };
+    }
+}
+
+fn bytes_of(threads: usize) -> usize {
+    (threads + 1) * SLOT_BYTES
+}
+
+#[cfg(target_os = "linux")]
+fn memory(bytes: usize) -> io::Result<OwnedFd> {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+    let memory = memfd_create("plugsocket-crumbs", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    ftruncate(&memory, bytes as u64)?;
+    fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(memory)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn memory(bytes: usize) -> io::Result<OwnedFd> {
+    let file = tempfile::tempfile()?;
+    file.set_len(bytes as u64)?;
+    Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_see_the_calls_and_the_fault() {
+        let (host, memory) = Crumbs::create(3).unwrap();
+        let runner = Crumbs::open(&memory, 3).unwrap();
+        assert_eq!((host.calls(), host.fault()), (vec![], None));
+        runner.note(1, 7);
+        runner.note(3, 9);
+        runner.note(4, 1); // There is no such thread.
+        assert_eq!(host.calls(), [7, 9]);
+        runner.fault_note().unwrap().store(3 + 1, Ordering::Release);
+        assert_eq!(host.fault(), Some(Fault { call: Some(9) }));
+        runner.note(3, 0);
+        assert_eq!(host.fault(), Some(Fault { call: None }));
+        runner.fault_note().unwrap().store(1, Ordering::Release);
+        assert_eq!(host.fault(), Some(Fault { call: None }), "a thread of the plugin's own");
+        runner.fault_note().unwrap().store(u64::MAX, Ordering::Release);
+        assert_eq!(host.fault(), Some(Fault { call: None }), "overwritten by the plugin");
+        assert_eq!(host.calls(), [7]);
+    }
+}

@@ -1,0 +1,346 @@
+//! One runner from its first call to its end, and who is to blame for that.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
+use plugsocket_plugin::call::Status;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::process::Child;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::RunnersOptions;
+use super::link::{Event, Link, Pending, operation_of};
+use super::speech::Speech;
+use super::start::Started;
+use crate::plugin::blame::{RunnerEvent, Subject, end_name};
+use crate::plugin::crumbs::Crumbs;
+use crate::plugin::floor::Floor;
+use crate::plugin::frames::{Frame, Head, Kind, take};
+use crate::plugin::library::host_panicked;
+use crate::plugin::{Answer, Call, CallError};
+
+/// A process whose socket is closed is waited for so long before it is killed.
+const EXIT_GRACE: Duration = Duration::from_millis(50);
+/// How often a runner that is to be ended is looked at.
+const DOOM_POLL: Duration = Duration::from_millis(5);
+
+/// A runner that serves, or did.
+pub(super) struct Runner {
+    pub(super) id: u32,
+    pub(super) started: Instant,
+    link: Link,
+    crumbs: Crumbs,
+    floor: Floor,
+    open_max: usize,
+    timeout_grace: Duration,
+    /// Calls that were given up because they took too long.
+    overdue: Mutex<HashSet<u64>>,
+    doom: watch::Sender<Doom>,
+    left: CancellationToken,
+    ended: CancellationToken,
+}
+
+/// Whether and when it is to be ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doom {
+    None,
+    /// Told to finish and go.
+    Closed,
+    /// Killed then, or as soon as no call is open.
+    Until(Instant),
+    Now,
+}
+
+/// How the talk with it ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Closed,
+    Garbage,
+    Doomed,
+}
+
+/// What its task owns.
+pub(super) struct Body {
+    child: Child,
+    socket: UnixStream,
+    input: BytesMut,
+    speech: Arc<Speech>,
+}
+
+/// A call's place with the runner; whoever drops it before the answer gives up.
+struct Open<'runner> {
+    runner: &'runner Runner,
+    number: u64,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if self.runner.link.forget(self.number) {
+            self.runner.link.send(Head::call(Kind::Cancel, 0, self.number), &[]);
+        }
+    }
+}
+
+impl Runner {
+    pub(super) fn new(started: Started, options: &RunnersOptions) -> (Arc<Self>, Body) {
+        let Started { child, socket, input, crumbs, speech, .. } = started;
+        let settings = &options.settings;
+        let runner = Self {
+            id: child.id().unwrap_or_default(),
+            started: Instant::now(),
+            link: Link::default(),
+            crumbs,
+            floor: Floor::default(),
+            open_max: settings.threads.max(1).saturating_add(settings.waiting_max),
+            timeout_grace: settings.timeout_grace,
+            overdue: Mutex::default(),
+            doom: watch::Sender::new(Doom::None),
+            left: CancellationToken::new(),
+            ended: CancellationToken::new(),
+        };
+        (Arc::new(runner), Body { child, socket, input, speech })
+    }
+
+    /// Calls that are open.
+    pub(super) fn open(&self) -> usize {
+        self.link.open()
+    }
+
+    /// Whether it ever answered a call.
+    pub(super) fn has_answered(&self) -> bool {
+        self.link.answered() > 0
+    }
+
+    /// Fires when it takes no more calls.
+    pub(super) fn left(&self) -> &CancellationToken {
+        &self.left
+    }
+
+    /// Fires when its process has ended and everybody who waited for it knows.
+    pub(super) fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
+    /// Finishes what it has, and ends.
+    pub(super) fn close(&self) {
+        self.left.cancel();
+        self.doom.send_if_modified(|doom| {
+            let is_first = *doom == Doom::None;
+            if is_first {
+                *doom = Doom::Closed;
+                self.link.send(Head::of(Kind::Close), &[]);
+            }
+            is_first
+        });
+    }
+
+    /// Ends at once.
+    pub(super) fn kill(&self) {
+        self.left.cancel();
+        self.doom.send_replace(Doom::Now);
+    }
+
+    /// Makes a call. It ends by `deadline`, waiting included.
+    pub(super) async fn run(&self, call: Call, deadline: Option<Instant>) -> Result<Answer, CallError> {
+        let mut number = 0;
+        let made = self.make(call, &mut number);
+        let Some(deadline) = deadline else { return made.await };
+        match time::timeout_at(deadline, made).await {
+            Ok(result) => result,
+            Err(_) => {
+                self.note_overdue(number);
+                Err(CallError::TimedOut)
+            }
+        }
+    }
+
+    async fn make(&self, call: Call, given: &mut u64) -> Result<Answer, CallError> {
+        let Call { operation, input, sink, suspicions, .. } = call;
+        let place = match suspicions {
+            0 => self.floor.shared().await,
+            count => self.floor.alone(count > 1).await,
+        };
+        let served = async {
+            let (number, pending) = self.link.begin(operation, &input, suspicions, self.open_max)?;
+            *given = number;
+            let _open = Open { runner: self, number };
+            loop {
+                match pending.next().await {
+                    Event::Ended(result) => return result,
+                    Event::Request { request, operation, input } => {
+                        let answer = match operation_of(operation) {
+                            Some(operation) => {
+                                let asked = AssertUnwindSafe(sink.request(operation, input)).catch_unwind();
+                                asked.await.unwrap_or_else(host_panicked)
+                            }
+                            None => Answer { status: Status::Unsupported, bytes: Bytes::new() },
+                        };
+                        self.link.respond(number, request, &answer);
+                    }
+                }
+            }
+        };
+        place.run(served).await
+    }
+
+    /// A call has been given up because of its time. If it runs, it and its runner are ended; if not, it never begins.
+    fn note_overdue(&self, number: u64) {
+        if number == 0 {
+            return;
+        }
+        self.overdue.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
+        // Its `Cancel` is on its way; when the call begins before that arrives, the runner says so.
+        if self.crumbs.calls().contains(&number) {
+            self.end_for(number);
+        }
+    }
+
+    fn end_for(&self, number: u64) {
+        if !self.overdue.lock().unwrap_or_else(PoisonError::into_inner).contains(&number) {
+            return;
+        }
+        self.left.cancel();
+        self.doom.send_if_modified(|doom| {
+            let is_new = matches!(doom, Doom::None | Doom::Closed);
+            if is_new {
+                *doom = Doom::Until(Instant::now() + self.timeout_grace);
+            }
+            is_new
+        });
+    }
+
+    /// Its life. Run it in a task of its own; it ends with the process.
+    pub(super) async fn live(self: Arc<Self>, body: Body, options: Arc<RunnersOptions>, events: mpsc::UnboundedSender<RunnerEvent>) {
+        let Body { mut child, socket, input, speech } = body;
+        let (read, write) = socket.into_split();
+        let write = async {
+            self.link.write(write).await;
+            std::future::pending::<()>().await;
+        };
+        let end = tokio::select! {
+            end = self.read(read, input, &options) => end,
+            () = write => End::Closed,
+            () = self.doomed() => End::Doomed,
+        };
+        self.left.cancel();
+        let (status, was_killed) = end_process(&mut child, &end).await;
+        let open = self.link.close();
+        let is_expected = match *self.doom.borrow() {
+            Doom::None => false,
+            Doom::Closed => status.as_ref().is_ok_and(ExitStatus::success),
+            Doom::Until(_) | Doom::Now => end == End::Doomed,
+        };
+        let verdict = if is_expected { Verdict::default() } else { self.judge(&open) };
+        let reason = match (&status, &end) {
+            (_, End::Garbage) => "it wrote garbage to its socket".to_owned(),
+            (_, End::Closed) if was_killed => "it closed its socket".to_owned(),
+            (Ok(status), _) => end_name(*status),
+            (Err(error), _) => error.to_string(),
+        };
+        if !is_expected {
+            let _ = time::timeout(EXIT_GRACE, speech.ended()).await;
+            let subject = verdict.culprit.and_then(|number| open.get(&number)).map(|call| Subject::of(call.operation, &call.input));
+            tell(&options, self.id, &reason, subject.as_ref(), open.len(), &speech);
+            let _ = events.send(RunnerEvent::Crashed { subject, reason: reason.clone() });
+        } else if !open.is_empty() {
+            tracing::warn!(plugin = %options.plugin, version = %options.version, runner = self.id, calls = open.len(), "runner ended before its calls did");
+        }
+        for (number, pending) in open {
+            let error = if verdict.culprit == Some(number) {
+                CallError::Crashed(reason.clone())
+            } else {
+                CallError::Interrupted { is_suspect: verdict.suspects.contains(&number) }
+            };
+            pending.push(Event::Ended(Err(error)));
+        }
+        self.ended.cancel();
+    }
+
+    async fn read(&self, mut socket: OwnedReadHalf, mut input: BytesMut, options: &RunnersOptions) -> End {
+        loop {
+            loop {
+                match take(&mut input) {
+                    Ok(Some(Frame { kind: Kind::Log, payload, .. })) => drop(crate::plugin::log::log(&options.plugin, &payload)),
+                    Ok(Some(Frame { kind: Kind::Running, number, .. })) => self.end_for(number),
+                    Ok(Some(frame)) => self.link.receive(frame),
+                    Ok(None) => break,
+                    Err(_) => return End::Garbage,
+                }
+            }
+            if !matches!(socket.read_buf(&mut input).await, Ok(count) if count > 0) {
+                return End::Closed;
+            }
+        }
+    }
+
+    /// Resolves when it is to be killed.
+    async fn doomed(&self) {
+        let mut doom = self.doom.subscribe();
+        loop {
+            let now = *doom.borrow_and_update();
+            match now {
+                Doom::Now => return,
+                Doom::Until(deadline) if Instant::now() >= deadline || self.link.open() == 0 => return,
+                Doom::Until(_) => time::sleep(DOOM_POLL).await,
+                Doom::None | Doom::Closed => {
+                    if doom.changed().await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Who is to blame. Without a noted fault it can't be told, unless the only one that ran was a suspect before.
+    fn judge(&self, open: &HashMap<u64, Arc<Pending>>) -> Verdict {
+        if let Some(number) = self.crumbs.fault().and_then(|fault| fault.call).filter(|number| open.contains_key(number)) {
+            return Verdict { culprit: Some(number), suspects: Vec::new() };
+        }
+        let running: Vec<u64> = self.crumbs.calls().into_iter().filter(|number| open.contains_key(number)).collect();
+        match running.as_slice() {
+            [only] if open.get(only).is_some_and(|call| call.suspicions > 0) => Verdict { culprit: Some(*only), suspects: Vec::new() },
+            _ => Verdict { culprit: None, suspects: running },
+        }
+    }
+}
+
+#[derive(Default)]
+struct Verdict {
+    culprit: Option<u64>,
+    suspects: Vec<u64>,
+}
+
+/// Waits for the process's end, and brings it about where it does not come by itself. Whether it had to be killed for that.
+async fn end_process(child: &mut Child, end: &End) -> (io::Result<ExitStatus>, bool) {
+    if *end == End::Closed
+        && let Ok(status) = time::timeout(EXIT_GRACE, child.wait()).await
+    {
+        return (status, false);
+    }
+    let _ = child.start_kill();
+    (child.wait().await, true)
+}
+
+fn tell(options: &RunnersOptions, runner: u32, reason: &str, subject: Option<&Subject>, open: usize, speech: &Speech) {
+    let (plugin, version) = (&options.plugin, &options.version);
+    let others = open.saturating_sub(usize::from(subject.is_some()));
+    metrics::counter!("plugsocket_runner_crashes_total", "plugin" => plugin.to_string()).increment(1);
+    let said = speech.last();
+    match subject {
+        Some(Subject { operation, action, connection_id, message_id }) => tracing::warn!(
+            %plugin, %version, runner, reason, ?operation, action, connection = connection_id, message = message_id, others, said,
+            "runner ended: this call did it"
+        ),
+        None => tracing::warn!(%plugin, %version, runner, reason, others, said, "runner ended: no call is to blame for certain"),
+    }
+}

@@ -1,0 +1,214 @@
+//! The host's end of a runner's socket: what waits to be written, and the calls that wait for their answers.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+
+use bytes::Bytes;
+use plugsocket_plugin::call::{HostOperation, Operation, Status};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::Notify;
+
+use crate::plugin::frames::{Frame, Head, Kind};
+use crate::plugin::pool::CALL_IS_OVER;
+use crate::plugin::{Answer, CallError};
+
+/// What comes for a call.
+pub(super) enum Event {
+    /// It asks for something.
+    Request { request: u64, operation: u8, input: Bytes },
+    /// It has ended.
+    Ended(Result<Answer, CallError>),
+}
+
+/// A call that is with the runner.
+pub(super) struct Pending {
+    pub(super) operation: Operation,
+    /// Kept to tell whose call it was when it ends badly.
+    pub(super) input: Bytes,
+    /// As in [`crate::plugin::Call::suspicions`].
+    pub(super) suspicions: u32,
+    state: Mutex<Inbox>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    events: VecDeque<Event>,
+    waker: Option<Waker>,
+}
+
+impl Pending {
+    fn lock(&self) -> MutexGuard<'_, Inbox> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn push(&self, event: Event) {
+        let mut inbox = self.lock();
+        inbox.events.push_back(event);
+        let waker = inbox.waker.take();
+        drop(inbox);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The next event. Cancel-safe; for one task only.
+    pub(super) async fn next(&self) -> Event {
+        std::future::poll_fn(|context| {
+            let mut inbox = self.lock();
+            match inbox.events.pop_front() {
+                Some(event) => Poll::Ready(event),
+                None => {
+                    inbox.waker = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Both directions of one runner's socket.
+#[derive(Default)]
+pub(super) struct Link {
+    outgoing: Mutex<Outgoing>,
+    wake: Notify,
+    calls: Mutex<Calls>,
+    next: AtomicU64,
+    answered: AtomicU64,
+}
+
+#[derive(Default)]
+struct Outgoing {
+    bytes: Vec<u8>,
+    is_closed: bool,
+}
+
+#[derive(Default)]
+struct Calls {
+    pending: HashMap<u64, Arc<Pending>>,
+    is_closed: bool,
+}
+
+impl Link {
+    fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a frame; [`Self::write`] writes it with all that waits. Bounded by the calls: each has one frame waiting, or one response.
+    pub(super) fn send(&self, head: Head, payload: &[u8]) {
+        let mut outgoing = self.outgoing();
+        if !outgoing.is_closed {
+            head.put(&mut outgoing.bytes, payload);
+            drop(outgoing);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Writes what is queued until writing fails. Dropping the future may leave half a frame behind: the socket is of no use then.
+    pub(super) async fn write(&self, mut socket: OwnedWriteHalf) {
+        let mut batch = Vec::new();
+        loop {
+            self.wake.notified().await;
+            loop {
+                std::mem::swap(&mut batch, &mut self.outgoing().bytes);
+                if batch.is_empty() {
+                    break;
+                }
+                if socket.write_all(&batch).await.is_err() {
+                    return; // The reader sees the end as well, and tells of it.
+                }
+                batch.clear();
+            }
+        }
+    }
+
+    /// Hands a call over, unless `open_max` are there already; answers its number.
+    ///
+    /// # Errors
+    /// [`CallError::Overloaded`]; [`CallError::Interrupted`] when the runner has ended: the call has not begun.
+    pub(super) fn begin(
+        &self,
+        operation: Operation,
+        input: &Bytes,
+        suspicions: u32,
+        open_max: usize,
+    ) -> Result<(u64, Arc<Pending>), CallError> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let pending = Arc::new(Pending { operation, input: input.clone(), suspicions, state: Mutex::default() });
+        let mut calls = self.calls();
+        if calls.is_closed {
+            return Err(CallError::Interrupted { is_suspect: false });
+        }
+        if calls.pending.len() >= open_max {
+            return Err(CallError::Overloaded);
+        }
+        calls.pending.insert(number, Arc::clone(&pending));
+        drop(calls);
+        self.send(Head::call(Kind::Call, operation as u8, number), input);
+        Ok((number, pending))
+    }
+
+    /// Nobody waits for a call any more: what it asks for is refused. Answers whether it was still open.
+    pub(super) fn forget(&self, number: u64) -> bool {
+        self.calls().pending.remove(&number).is_some()
+    }
+
+    /// Calls that are with the runner.
+    pub(super) fn open(&self) -> usize {
+        self.calls().pending.len()
+    }
+
+    /// Answers so far.
+    pub(super) fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Passes on what a runner says of a call.
+    pub(super) fn receive(&self, frame: Frame) {
+        let Frame { kind, code, number, request, payload } = frame;
+        match kind {
+            Kind::Answer => {
+                let Some(pending) = self.calls().pending.remove(&number) else { return };
+                self.answered.fetch_add(1, Ordering::Relaxed);
+                let answer = match Status::try_from(code) {
+                    Ok(status) => Answer { status, bytes: payload },
+                    Err(status) => Answer::retry(format!("runner answered with the unknown status {status}")),
+                };
+                pending.push(Event::Ended(Ok(answer)));
+            }
+            Kind::Request => match self.calls().pending.get(&number) {
+                Some(pending) => pending.push(Event::Request { request, operation: code, input: payload }),
+                None => self.respond(number, request, &Answer::retry(CALL_IS_OVER)),
+            },
+            _ => {}
+        }
+    }
+
+    /// Answers a request of a call.
+    pub(super) fn respond(&self, number: u64, request: u64, answer: &Answer) {
+        self.send(Head { kind: Kind::Response, code: answer.status as u8, number, request }, &answer.bytes);
+    }
+
+    /// Nothing comes or goes any more. Answers the calls that were open; the caller ends each.
+    pub(super) fn close(&self) -> HashMap<u64, Arc<Pending>> {
+        let mut outgoing = self.outgoing();
+        outgoing.is_closed = true;
+        outgoing.bytes = Vec::new();
+        drop(outgoing);
+        let mut calls = self.calls();
+        calls.is_closed = true;
+        std::mem::take(&mut calls.pending)
+    }
+}
+
+/// The operation that a request asks for; `None` when this release does not know it.
+pub(super) fn operation_of(code: u8) -> Option<HostOperation> {
+    HostOperation::try_from(u32::from(code)).ok()
+}
