@@ -44,13 +44,6 @@ impl Process {
         Self::binary("worker", env!("CARGO_BIN_EXE_plugsocket-worker"), &["--config", config.path()])
     }
 
-    /// Starts `plugsocket-server` with a config file and more environment.
-    pub fn server_with(config: &Config, environment: &[(&str, &str)]) -> Self {
-        let mut command = Self::command(env!("CARGO_BIN_EXE_plugsocket-server"), &["--config", config.path()]);
-        command.envs(environment.iter().copied());
-        Self::spawn("server", command)
-    }
-
     /// Starts `plugsocket-worker` with a config file and more environment.
     pub fn worker_with(config: &Config, environment: &[(&str, &str)]) -> Self {
         let mut command = Self::command(env!("CARGO_BIN_EXE_plugsocket-worker"), &["--config", config.path()]);

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{DELAY_MS, NEIGHBOURS, Neighbours, PATIENCE, app, dead, enter, names_one_of, obituaries, settled};
+use super::{DELAY_MS, NEIGHBOURS, Neighbours, PATIENCE, app, dead, enter, names_one_of, obituaries_of, settled};
 use crate::harness::app::App;
 use crate::harness::client::Client;
 use crate::harness::plugin;
@@ -62,8 +62,7 @@ async fn what_ends_a_runner_costs_its_own_message_and_nothing_else() {
         assert_eq!(letters.len(), number + 1, "{what}: {letters:?}");
         let is_told = |letter: &&String| names_one_of(letter, ends) && letter.contains(&connection);
         assert!(letters.iter().any(|letter| is_told(&letter)), "{what}: no dead letter that tells of {ends:?}: {letters:?}");
-        let ended = obituaries(&app.workers[0], mark);
-        assert!(ended.len() >= ATTEMPTS, "{what}: {ended:?}");
+        let ended = obituaries_of(&app.workers[0], mark, ATTEMPTS).await;
         // What ended it is known from the thread's crumb; who only closes his socket or writes into it may have gone on.
         if !ends.is_empty() {
             let message_id = format!("{connection}-1");

@@ -92,15 +92,24 @@ fn held(pid: u32, kind: &str) -> HashSet<PathBuf> {
     procfs::descriptors(pid).into_iter().map(|(_, what)| what).filter(|what| what.to_string_lossy().starts_with(kind)).collect()
 }
 
+/// A host with a secret in its environment and a file of its parent's open as descriptor 9.
+fn holder(name: &str, program: &str, app: &App, queue: &str) -> Process {
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec 9<\"$2\" && exec \"$0\" --config \"$1\"", program, app.config.path(), app.config.path()]);
+    Process::spawn(name, {
+        command.env("PLUGSOCKET_QUEUE", queue);
+        command
+    })
+}
+
 #[tokio::test]
 async fn a_runner_gets_one_socket_and_no_secret() {
     let mut app = app_of(0, 0, |config| config);
     app.redis.cli(&["ACL", "SETUSER", "keeper", "on", &format!(">{SECRET}"), "~*", "&*", "+@all"]);
     let url = app.redis.url().replace("redis://", &format!("redis://keeper:{SECRET}@"));
     app.config.unset("queue");
-    let environment = [("PLUGSOCKET_QUEUE", url.as_str())];
-    app.servers.push(Process::server_with(&app.config, &environment));
-    app.workers.push(Process::worker_with(&app.config, &environment));
+    app.servers.push(holder("server", env!("CARGO_BIN_EXE_plugsocket-server"), &app, &url));
+    app.workers.push(holder("worker", env!("CARGO_BIN_EXE_plugsocket-worker"), &app, &url));
     app.workers[0].wait_worker_ready();
     // Sockets of clients and of Redis are open in the hosts when the replacement is started.
     let mut clients = Vec::new();
@@ -117,6 +126,7 @@ async fn a_runner_gets_one_socket_and_no_secret() {
         let runners = [procfs::runners(host.pid(), PLUGIN), procfs::runners(host.pid(), "chat")].concat();
         assert!(!runners.is_empty());
         assert!(procfs::environment(host.pid()).iter().any(|entry| entry.contains(SECRET)), "the host itself has it");
+        assert!(procfs::descriptors(host.pid()).iter().any(|(number, _)| *number == 9), "and its parent's descriptor");
         for runner in runners {
             let descriptors = procfs::descriptors(runner);
             assert_eq!(held(runner, "socket:").len(), 1, "{descriptors:?}");

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{DELAY_MS, Neighbours, PATIENCE, PLUGIN, app_of, enter, names_one_of, obituaries, settled};
+use super::{DELAY_MS, Neighbours, PATIENCE, PLUGIN, app_of, enter, names_one_of, obituaries, obituaries_of, settled};
 use crate::harness::app::App;
 use crate::harness::client::Client;
 use crate::harness::{eventually, procfs};
@@ -56,8 +56,7 @@ async fn a_fallback_message_that_ends_the_handlers_runner_costs_itself_and_nothi
         assert_eq!(answer.as_ref().map_err(|error| error["code"].as_str()), Err(Some(code)), "{what}: {answer:?}");
         println!("{what}: answered {code:?} after {:.0?}", started.elapsed());
         neighbours.answered(what).await;
-        let ended = obituaries(&app.servers[0], mark);
-        assert!(ended.len() >= ATTEMPTS, "{what}: {ended:?}");
+        let ended = obituaries_of(&app.servers[0], mark, ATTEMPTS).await;
         if !ends.is_empty() {
             let blamed = ended.iter().filter(|line| names_one_of(line, ends) && line.contains(&connection));
             assert_eq!(blamed.count(), ATTEMPTS, "{what}: {ended:?}");
@@ -85,7 +84,7 @@ async fn a_registration_that_ends_the_handlers_runner_is_told_busy_and_may_come_
         let refused = client.try_request("register", json!({ "do": what, "milliseconds": DELAY_MS })).await;
         assert_eq!(refused.as_ref().map_err(|error| error["code"].as_str()), Err(Some("busy")), "{what}: {refused:?}");
         neighbours.answered(what).await;
-        let ended = obituaries(&app.servers[0], mark);
+        let ended = obituaries_of(&app.servers[0], mark, 1).await;
         assert_eq!(ended.len(), 1, "a registration is not tried again: {ended:?}");
         assert!(ended[0].contains(ends), "{what}: {ended:?}");
         // The same socket, and it waits for the replacement if that is not there yet.

@@ -108,6 +108,12 @@ fn obituaries(host: &Process, mark: usize) -> Vec<String> {
     host.lines().into_iter().skip(mark).filter(|line| line.contains("runner ended") && line.contains(PLUGIN)).collect()
 }
 
+/// As [`obituaries`], once there are at least `count`: a client is told of a timeout before the runner has ended.
+async fn obituaries_of(host: &Process, mark: usize, count: usize) -> Vec<String> {
+    eventually(&format!("{count} ends of runners"), PATIENCE, async || obituaries(host, mark).len() >= count).await;
+    obituaries(host, mark)
+}
+
 /// Waits until a host has as many runners of the villain as it should, and no dead child that it has not noticed.
 async fn settled(host: &Process, runners: usize) {
     let what = format!("{runners} runners of the villain and nothing dead under {}", host.pid());
