@@ -1,7 +1,6 @@
 //! The child: a process that holds one loaded library and runs its calls on threads of its own, for a host at the other end of a socket.
 
 mod faults;
-mod inherited;
 mod out;
 
 use std::collections::HashMap;
@@ -67,7 +66,6 @@ struct Work {
 
 /// The life of a runner. Call it before the process has threads or state.
 pub(super) fn run_child(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    inherited::close();
     let host = arguments.nth(1).and_then(|id| id.to_str()?.parse::<i32>().ok());
     let Some(socket) = host.and_then(|host| take_socket(host).ok()) else {
         eprintln!("plugsocket: this hidden argument is for the host itself");
