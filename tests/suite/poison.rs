@@ -1,4 +1,4 @@
-//! Promise: a message that ends its worker is set aside, and takes no other with it.
+//! Promise: a message that ends its worker, as it can in-process, is set aside, and takes no other with it.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ async fn a_poisonous_message_takes_no_innocent_with_it() {
     let mut app = App::start_with(1, 0, |config| {
         let config = config.with("queue_options.partitions", 1).with("queue_options.lease", "1s").with("limits.unanswered_max", 200);
         plugin::install_bytes(&library, &config.plugins_dir(), "poison");
-        config.with("actions.work", "poison")
+        config.with("actions.work", "poison").with("plugins.poison.isolation", "in-process")
     });
     let url = app.urls().remove(0);
     let mut innocents = [Client::enter(&url, "one").await, Client::enter(&url, "two").await];

@@ -1,9 +1,12 @@
-//! What the runner notes in its last moment: the thread that a fatal signal, or the plugin's `exit`, came from.
+//! What a runner does with raw system calls: at its start it lets go of what it should not have, in its last moment it notes the thread
+//! that a fatal signal, or the plugin's `exit`, came from.
 #![allow(unsafe_code)] // Signal handlers; each block states why it may.
 
 use std::cell::Cell;
 use std::ffi::c_int;
+use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
@@ -50,6 +53,18 @@ pub(super) fn install(crumbs: &'static Crumbs) {
 pub(super) fn end(code: c_int) -> ! {
     // SAFETY: ends the process.
     unsafe { libc::_exit(code) }
+}
+
+/// Closes what the host has inherited itself and passed on, whatever it is: only the three streams and `kept` stay.
+pub(super) fn close_others(kept: &OwnedFd) -> io::Result<()> {
+    let open = std::fs::read_dir("/dev/fd")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
+    // First all numbers: the folder itself is one of them.
+    let others: Vec<RawFd> = open.filter(|number| *number > 2 && *number != kept.as_raw_fd()).collect();
+    for number in others {
+        // SAFETY: the process has just started and nothing in it owns a descriptor but `kept`.
+        unsafe { libc::close(number) };
+    }
+    Ok(())
 }
 
 fn before_of(signal: c_int) -> Option<&'static AtomicPtr<libc::sigaction>> {

@@ -72,14 +72,16 @@ pub(super) fn run_child(mut arguments: impl Iterator<Item = OsString>) -> ExitCo
         return ExitCode::from(EXIT_USAGE);
     };
     let mut input = BytesMut::with_capacity(READ_BYTES);
+    // Until the process ends: all threads use it.
+    let socket: &'static UnixStream = Box::leak(Box::new(socket));
     // Otherwise the host is gone, or is no host.
-    let (Ok((hello, memory)), Ok(written)) = (greet(&socket, &mut input), socket.try_clone()) else { return ExitCode::FAILURE };
-    let door = Arc::new(Door { out: Out::new(written), next: AtomicU64::new(1), waiters: Mutex::default() });
+    let Ok((hello, memory)) = greet(socket, &mut input) else { return ExitCode::FAILURE };
+    let door = Arc::new(Door { out: Out::new(socket), next: AtomicU64::new(1), waiters: Mutex::default() });
     match load(&hello, &memory, &door) {
         Ok((instance, crumbs, manifest)) => {
             drop(memory);
             door.out.send(Head::of(Kind::Ready), manifest.as_bytes());
-            serve(&socket, input, instance, Runner { desk: Desk::new(), door, crumbs }, hello.threads)
+            serve(socket, input, instance, Runner { desk: Desk::new(), door, crumbs }, hello.threads)
         }
         Err(error) => {
             let (code, text) = match error {
@@ -103,6 +105,7 @@ fn take_socket(host: i32) -> io::Result<UnixStream> {
     }
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    faults::close_others(&socket)?;
     Ok(UnixStream::from(socket))
 }
 

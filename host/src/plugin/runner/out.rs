@@ -12,7 +12,7 @@ const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The socket's writing side.
 pub(super) struct Out {
-    socket: UnixStream,
+    socket: &'static UnixStream,
     state: Mutex<State>,
     written: Condvar,
 }
@@ -24,7 +24,7 @@ struct State {
 }
 
 impl Out {
-    pub(super) fn new(socket: UnixStream) -> Self {
+    pub(super) fn new(socket: &'static UnixStream) -> Self {
         Self { socket, state: Mutex::default(), written: Condvar::new() }
     }
 
@@ -43,7 +43,7 @@ impl Out {
         while !state.waiting.is_empty() {
             std::mem::swap(&mut batch, &mut state.waiting);
             drop(state);
-            if (&self.socket).write_all(&batch).is_err() {
+            if { self.socket }.write_all(&batch).is_err() {
                 faults::end(1);
             }
             batch.clear();

@@ -121,6 +121,11 @@ impl Runner {
         self.link.answered() > 0
     }
 
+    /// Whether it takes no more calls though nobody wanted it to end.
+    pub(super) fn has_crashed(&self) -> bool {
+        self.left.is_cancelled() && *self.doom.borrow() == Doom::None
+    }
+
     /// Fires when it takes no more calls.
     pub(super) fn left(&self) -> &CancellationToken {
         &self.left

@@ -16,6 +16,8 @@ use crate::plugin::blame::RunnerEvent;
 const FAILURES_MAX: u32 = 3;
 const BACKOFF: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Who ends before this and has answered nothing has not come up.
+const YOUNG: Duration = Duration::from_secs(1);
 /// More ends than these within a second, and the next start waits a moment: each costs a process.
 const ENDS_PER_SECOND_MAX: usize = 20;
 const MANY_ENDS_PAUSE: Duration = Duration::from_millis(100);
@@ -53,9 +55,9 @@ impl Shared {
                 return self.end(&runner).await;
             }
             self.dismiss(&runner);
-            if runner.has_answered() {
+            if runner.has_answered() || runner.started.elapsed() > YOUNG {
                 failures = 0;
-            } else if runner.ended().is_cancelled() {
+            } else if runner.has_crashed() {
                 failures += 1;
                 self.note_failures(failures, "it ended before it answered any call");
             }
