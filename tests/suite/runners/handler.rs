@@ -56,7 +56,8 @@ async fn a_fallback_message_that_ends_the_handlers_runner_costs_itself_and_nothi
         assert_eq!(answer.as_ref().map_err(|error| error["code"].as_str()), Err(Some(code)), "{what}: {answer:?}");
         println!("{what}: answered {code:?} after {:.0?}", started.elapsed());
         neighbours.answered(what).await;
-        let ended = obituaries_of(&app.servers[0], mark, ATTEMPTS).await;
+        // A runner that is ended for a call past its time has no obituary.
+        let ended = obituaries_of(&app.servers[0], mark, if code == "timeout" { 0 } else { ATTEMPTS }).await;
         if !ends.is_empty() {
             let blamed = ended.iter().filter(|line| names_one_of(line, ends) && line.contains(&connection));
             assert_eq!(blamed.count(), ATTEMPTS, "{what}: {ended:?}");
@@ -76,7 +77,7 @@ async fn a_registration_that_ends_the_handlers_runner_is_told_busy_and_may_come_
     let app = villains_server();
     let url = app.urls().remove(0);
     let mut neighbours = Neighbours::enter(&url).await;
-    for (what, ends) in [("segfault", "SIGSEGV"), ("exit", "exit code 3"), ("loop", "")] {
+    for (what, end) in [("segfault", Some("SIGSEGV")), ("exit", Some("exit code 3")), ("loop", None)] {
         let mark = app.servers[0].lines().len();
         let mut client = Client::connect(&url).await;
         client.set_patience(PATIENCE);
@@ -84,9 +85,10 @@ async fn a_registration_that_ends_the_handlers_runner_is_told_busy_and_may_come_
         let refused = client.try_request("register", json!({ "do": what, "milliseconds": DELAY_MS })).await;
         assert_eq!(refused.as_ref().map_err(|error| error["code"].as_str()), Err(Some("busy")), "{what}: {refused:?}");
         neighbours.answered(what).await;
-        let ended = obituaries_of(&app.servers[0], mark, 1).await;
-        assert_eq!(ended.len(), 1, "a registration is not tried again: {ended:?}");
-        assert!(ended[0].contains(ends), "{what}: {ended:?}");
+        if let Some(end) = end {
+            let ended = obituaries_of(&app.servers[0], mark, 1).await;
+            assert!(ended.len() == 1 && ended[0].contains(end), "{what} is not tried again: {ended:?}");
+        }
         // The same socket, and it waits for the replacement if that is not there yet.
         client.register(Value::Null).await;
         assert_eq!(client.request("fallback", json!({ "text": what })).await["text"], what);
