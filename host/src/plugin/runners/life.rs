@@ -19,6 +19,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::RunnersOptions;
+use super::cgroup::Group;
 use super::link::{Event, Link, Pending, operation_of};
 use super::speech::Speech;
 use super::start::Started;
@@ -72,6 +73,7 @@ enum End {
 /// What its task owns.
 pub(super) struct Body {
     child: Child,
+    group: Option<Group>,
     socket: UnixStream,
     input: BytesMut,
     speech: Arc<Speech>,
@@ -93,7 +95,7 @@ impl Drop for Open<'_> {
 
 impl Runner {
     pub(super) fn new(started: Started, options: &RunnersOptions) -> (Arc<Self>, Body) {
-        let Started { child, socket, input, crumbs, speech, .. } = started;
+        let Started { child, group, socket, input, crumbs, speech, .. } = started;
         let settings = &options.settings;
         let runner = Self {
             id: child.id().unwrap_or_default(),
@@ -108,7 +110,7 @@ impl Runner {
             left: CancellationToken::new(),
             ended: CancellationToken::new(),
         };
-        (Arc::new(runner), Body { child, socket, input, speech })
+        (Arc::new(runner), Body { child, group, socket, input, speech })
     }
 
     /// Calls that are open.
@@ -226,7 +228,7 @@ impl Runner {
 
     /// Its life. Run it in a task of its own; it ends with the process.
     pub(super) async fn live(self: Arc<Self>, body: Body, options: Arc<RunnersOptions>, events: mpsc::UnboundedSender<RunnerEvent>) {
-        let Body { mut child, socket, input, speech } = body;
+        let Body { mut child, group, socket, input, speech } = body;
         let (read, write) = socket.into_split();
         let write = async {
             self.link.write(write).await;
@@ -239,6 +241,7 @@ impl Runner {
         };
         self.left.cancel();
         let (status, was_killed) = end_process(&mut child, &end).await;
+        drop(group);
         let open = self.link.close();
         let is_expected = match *self.doom.borrow() {
             Doom::None => false,

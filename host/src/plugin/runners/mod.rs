@@ -1,5 +1,6 @@
 //! The host's side of runner processes: starts them, makes calls in them, and puts another one in the place of one that has ended.
 
+mod cgroup;
 mod life;
 mod link;
 mod speech;

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time;
 
 use super::RunnersOptions;
+use super::cgroup::{self, Group};
 use super::speech::{Speech, listen};
 use crate::plugin::blame::end_name;
 use crate::plugin::check::end_of;
@@ -36,6 +37,7 @@ const READ_BYTES: usize = 64 * 1024;
 /// A runner that serves, and all that is known of it.
 pub(super) struct Started {
     pub(super) child: Child,
+    pub(super) group: Option<Group>,
     pub(super) socket: UnixStream,
     /// What was read behind its first frame.
     pub(super) input: BytesMut,
@@ -60,9 +62,15 @@ pub(super) async fn start(options: &RunnersOptions) -> Result<Started, PluginErr
         threads,
         memory_max: options.settings.memory_max.as_u64(),
     };
-    greet(&ours, &hello, &memory).map_err(files("greet the runner of"))?;
     let mut child = spawn(options, theirs).await?;
     let speech = listen(&mut child, options);
+    // Before it loads anything: memory counts where it was first used.
+    let group = cgroup::confine(child.id().unwrap_or_default(), hello.memory_max);
+    match greet(&ours, &hello, &memory) {
+        // It has ended already, and how is told below.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        greeted => greeted.map_err(files("greet the runner of"))?,
+    }
     ours.set_nonblocking(true).map_err(files("use the socket of"))?;
     let mut socket = UnixStream::from_std(ours).map_err(files("use the socket of"))?;
     let mut input = BytesMut::with_capacity(READ_BYTES);
@@ -77,7 +85,7 @@ pub(super) async fn start(options: &RunnersOptions) -> Result<Started, PluginErr
     match first {
         Some(Frame { kind: Kind::Ready, payload, .. }) => {
             let manifest = serde_json::from_slice(&payload).map_err(|error| PluginError::Manifest(error.to_string()))?;
-            Ok(Started { child, socket, input, crumbs, manifest, speech })
+            Ok(Started { child, group, socket, input, crumbs, manifest, speech })
         }
         Some(Frame { kind: Kind::Refused, code, payload, .. }) => {
             let text = end_of(&String::from_utf8_lossy(&payload));
@@ -93,8 +101,7 @@ pub(super) async fn start(options: &RunnersOptions) -> Result<Started, PluginErr
     }
 }
 
-/// The hello, with the descriptor of the crumbs beside it. Fits into any socket's buffer but for the config, so it is written before
-/// the runner is there only when that is small; else the kernel's limit makes it fail.
+/// The hello, with the descriptor of the crumbs beside it; at once, so it must fit into a socket's buffer.
 fn greet(socket: &StdStream, hello: &Hello, memory: &OwnedFd) -> std::io::Result<()> {
     let mut bytes = Vec::new();
     Head::of(Kind::Hello).put(&mut bytes, &serde_json::to_vec(hello)?);
