@@ -79,7 +79,7 @@ async fn a_plugin_that_crashes_at_every_start_is_parked_and_its_messages_wait() 
     process(&mut client).await;
     let mark = app.workers[0].lines().len();
     fs::write(app.config.state_dir().join("crash"), "").unwrap();
-    super::ends::kill(runner[0]);
+    super::kill(runner[0]);
     let asked = client.send_request("act", json!({ "text": "waits" })).await;
     app.workers[0].wait_line_after(mark, "parked", PATIENCE);
     eventually("a readiness that tells of it", PATIENCE, async || readiness(&app).1.contains("parked")).await;

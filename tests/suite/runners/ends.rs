@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{NEIGHBOUR_MS, Neighbours, PATIENCE, PLUGIN, app, app_of, dead, enter, settled};
+use super::{NEIGHBOUR_MS, Neighbours, PATIENCE, PLUGIN, app, app_of, dead, enter, kill, settled};
 use crate::harness::app::App;
 use crate::harness::process::Process;
 use crate::harness::{eventually, procfs};
@@ -15,12 +15,6 @@ use crate::harness::{eventually, procfs};
 const SECRET: &str = "hush-hush";
 /// How long a runner may outlive its host.
 const ORPHAN_MAX: Duration = Duration::from_secs(5);
-
-/// Ends a process at once.
-pub fn kill(pid: u32) {
-    let status = Command::new("sh").args(["-c", "kill -9 \"$1\"", "sh", &pid.to_string()]).status().unwrap();
-    assert!(status.success(), "can't kill {pid}");
-}
 
 #[tokio::test]
 async fn a_runner_that_is_killed_while_idle_or_busy_is_replaced_and_no_message_pays_for_it() {

@@ -30,7 +30,7 @@ fn villains_server() -> App {
         config
             .with("server.handler", PLUGIN)
             .with("server.handler_attempts", ATTEMPTS as i64)
-            .with("server.handler_timeout", "1s")
+            .with("server.handler_timeout", "3s")
             .with("plugins.villain.memory_max", "256MiB")
             .with("plugins.villain.config.turn", turn)
     })
@@ -106,7 +106,7 @@ async fn registrations_wait_for_the_replacement_of_a_runner() {
     for _ in 0..8 {
         newcomers.push(Client::connect(&url).await);
     }
-    super::ends::kill(u32::try_from(old.as_u64().unwrap()).unwrap());
+    super::kill(u32::try_from(old.as_u64().unwrap()).unwrap());
     let mut asked = Vec::new();
     for client in &mut newcomers {
         asked.push(client.send_request("register", Value::Null).await);

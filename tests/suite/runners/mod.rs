@@ -8,6 +8,7 @@ mod handler;
 mod hung;
 mod load;
 
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -49,6 +50,12 @@ fn app_of(servers: usize, workers: usize, change: impl FnOnce(Config) -> Config)
             .with("actions.act_briefly", brief);
         change(config)
     })
+}
+
+/// Ends a process at once.
+pub fn kill(pid: u32) {
+    let status = Command::new("sh").args(["-c", "kill -9 \"$1\"", "sh", &pid.to_string()]).status().unwrap();
+    assert!(status.success(), "can't kill {pid}");
 }
 
 /// Connects, registers, and has all the time that processes take to start again on a busy machine.
