@@ -1,7 +1,16 @@
 //! Which version serves what: one writer brings files to life, everybody else reads one pointer.
 
+mod entry;
+mod facts;
 mod lifecycle;
+mod orders;
+mod probation;
+mod publish;
+mod record;
+mod slot;
+mod start;
 mod status;
+mod watched;
 mod writer;
 
 use std::collections::HashMap;
@@ -15,8 +24,11 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::lifecycle::{judge, library_path};
+pub use self::lifecycle::library_path;
+pub use self::start::judge;
 pub use self::status::{PluginState, PluginStatus, RegistryError, RejectionStatus, VersionState, VersionStatus};
+use self::facts::Facts;
+use self::start::{Starter, System};
 use self::writer::Writer;
 use super::error::PluginError;
 use super::launcher::Launcher;
@@ -68,7 +80,13 @@ enum Command {
 #[derive(Default)]
 struct Shared {
     table: ArcSwap<Table>,
-    statuses: ArcSwap<Vec<PluginStatus>>,
+    listed: ArcSwap<Vec<Listed>>,
+}
+
+/// One plugin's status, and where the numbers of its versions are.
+struct Listed {
+    status: PluginStatus,
+    facts: Vec<Arc<Facts>>,
 }
 
 /// Never changed, only replaced.
@@ -85,14 +103,19 @@ impl Registry {
     /// # Errors
     /// [`PluginError::Files`] when the folder of copies can't be used.
     pub async fn start(options: RegistryOptions) -> Result<Arc<Self>, PluginError> {
+        let starter = System { launcher: options.launcher.clone(), runtime: Handle::current() };
+        Self::start_with(options, Arc::new(starter)).await
+    }
+
+    async fn start_with(options: RegistryOptions, starter: Arc<dyn Starter>) -> Result<Arc<Self>, PluginError> {
         let state_dir = options.settings.load().state_dir.clone();
         let store = tokio::task::spawn_blocking(move || StagedStore::open(&state_dir));
         let store = store.await.map_err(|error| PluginError::Check(error.to_string()))??;
         let (shared, tasks, stop) = (Arc::new(Shared::default()), TaskTracker::new(), CancellationToken::new());
         let (commands, asked) = mpsc::channel(COMMANDS_WAITING);
         let (settings, worn) = (Arc::clone(&options.settings), CancellationToken::new());
-        let mut writer = Writer::new(options, store, Arc::clone(&shared), tasks.clone(), Handle::current());
-        writer.pass().await;
+        let mut writer = Writer::new(options, store, starter, Arc::clone(&shared), tasks.clone(), worn.clone());
+        writer.pass(false).await;
         tasks.spawn(writer.run(asked, stop.clone()));
         Ok(Arc::new(Self { shared, commands, settings, worn, tasks, stop }))
     }
@@ -144,7 +167,7 @@ impl Registry {
     /// What every wanted plugin and its versions are doing at this moment.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Vec<PluginStatus>> {
-        self.shared.statuses.load_full()
+        Arc::new(self.shared.listed.load().iter().map(Listed::read).collect())
     }
 
     /// Fires when so many libraries were loaded into this process and replaced that it must be started anew (`retired_max`): none can be
