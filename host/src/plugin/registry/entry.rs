@@ -69,10 +69,14 @@ impl Entry {
         self.past.push(Arc::clone(facts));
         let record = &self.record;
         let is_stale = |past: &Arc<Facts>| {
-            past.has_ended() && past.state() == VersionState::RolledBack && !record.is_quarantined(&past.version) && past.version != facts.version
+            past.has_ended()
+                && past.state() == VersionState::RolledBack
+                && !record.is_quarantined(&past.version)
+                && past.version != facts.version
         };
         self.past.retain(|past| !is_stale(past));
-        let rejected: Vec<_> = self.past.iter().filter(|past| past.state() == VersionState::Rejected).map(|past| past.version.clone()).collect();
+        let rejected: Vec<_> =
+            self.past.iter().filter(|past| past.state() == VersionState::Rejected).map(|past| past.version.clone()).collect();
         let surplus = rejected.len().saturating_sub(REJECTED_SHOWN_MAX);
         if let Some(surplus) = rejected.get(..surplus) {
             self.past.retain(|past| past.state() != VersionState::Rejected || !surplus.contains(&past.version));

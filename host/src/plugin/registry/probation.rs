@@ -23,13 +23,7 @@ pub(super) enum Verdict {
 
 /// Judges a version that has been on probation for `age`. `forgiven` of its errors are crashes on messages that are poison to every
 /// version. Without a `standby` there is nothing to compare it with, and it can't fail.
-pub(super) fn judge(
-    counts: Counts,
-    forgiven: u64,
-    standby: Option<Counts>,
-    age: Duration,
-    settings: &ProbationSettings,
-) -> Verdict {
+pub(super) fn judge(counts: Counts, forgiven: u64, standby: Option<Counts>, age: Duration, settings: &ProbationSettings) -> Verdict {
     if let Some(standby) = standby {
         if counts.timeouts >= settings.timeouts.max(1) {
             return Verdict::Bad(format!("{} of its calls did not end in time", counts.timeouts));
@@ -38,7 +32,9 @@ pub(super) fn judge(
         let (own, before) = (share(errors, counts.calls), share(standby.errors, standby.calls));
         if errors >= ERRORS_MIN && own > settings.errors_max && own > STANDBY_FACTOR * before {
             let (calls, own, before) = (counts.calls, own * 100.0, before * 100.0);
-            return Verdict::Bad(format!("{errors} of its {calls} calls failed ({own:.1} %; {before:.1} % of those of the version before it)"));
+            return Verdict::Bad(format!(
+                "{errors} of its {calls} calls failed ({own:.1} %; {before:.1} % of those of the version before it)"
+            ));
         }
     }
     if age >= settings.time && counts.calls >= settings.calls { Verdict::Good } else { Verdict::Open }

@@ -93,10 +93,19 @@ impl Record {
 pub(super) enum Entry {
     /// With the copy that is to be kept.
     Good(Good, PathBuf),
-    Quarantined { version: String, sha256: String, reason: String },
-    Released { version: String },
+    Quarantined {
+        version: String,
+        sha256: String,
+        reason: String,
+    },
+    Released {
+        version: String,
+    },
     /// A version in this process began a probation in which it can fail.
-    ProbationBegun { version: String, sha256: String },
+    ProbationBegun {
+        version: String,
+        sha256: String,
+    },
     ProbationOver,
 }
 

@@ -70,7 +70,11 @@ pub(super) enum Note {
     /// The version that serves can fail its probation.
     ProbationBegun,
     ProbationOver,
-    Quarantined { version: String, sha256: String, reason: String },
+    Quarantined {
+        version: String,
+        sha256: String,
+        reason: String,
+    },
 }
 
 impl Moved {
@@ -155,7 +159,9 @@ impl Slot {
     pub(super) fn due(&self, settings: &ProbationSettings, now: Instant) -> Option<Instant> {
         match &self.stage {
             Stage::Empty | Stage::Current(_) => None,
-            Stage::Probation { trial, .. } => Some((trial.since + settings.time).max(now + settings.time.clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL))),
+            Stage::Probation { trial, .. } => {
+                Some((trial.since + settings.time).max(now + settings.time.clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL)))
+            }
             Stage::Suspended { until, .. } => Some(*until),
         }
     }
@@ -329,7 +335,11 @@ impl Slot {
 
     /// Writes down where each version stands now.
     fn stand(&self, reason: &str) {
-        let state = |live: &Live, state| if live.parked.is_none() { live.facts.step(state, reason) };
+        let state = |live: &Live, state| {
+            if live.parked.is_none() {
+                live.facts.step(state, reason)
+            }
+        };
         match &self.stage {
             Stage::Empty => {}
             Stage::Current(live) => state(live, VersionState::Current),

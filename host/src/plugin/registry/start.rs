@@ -105,8 +105,7 @@ impl System {
         let create = blocking(move || create(&path, &roles, &config, &given));
         let created = time::timeout(CREATE_TIMEOUT, create).await;
         let created = created.unwrap_or_else(|_| Err(PluginError::Constructor(format!("it did not end within {CREATE_TIMEOUT:?}"))))?;
-        let options =
-            PoolOptions { plugin: start.plugin, threads: start.settings.threads, waiting_max: start.settings.waiting_max };
+        let options = PoolOptions { plugin: start.plugin, threads: start.settings.threads, waiting_max: start.settings.waiting_max };
         let mut instances: Vec<(Role, Arc<dyn Retirable>)> = Vec::new();
         for (role, instance) in created.take() {
             let pool = InProcess::start(instance, Arc::clone(&host), &options);
@@ -166,9 +165,7 @@ fn create(path: &Path, roles: &[Role], config: &Map<String, Value>, host: &Arc<P
 }
 
 /// Runs on the blocking threads; when the future is dropped the work goes on and its result is lost.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PluginError> + Send + 'static,
-) -> Result<T, PluginError> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, PluginError> + Send + 'static) -> Result<T, PluginError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(PluginError::Check(format!("the host failed while loading it: {error}"))))
 }
