@@ -31,7 +31,10 @@ pub use self::floor::{Floor, Place};
 pub use self::inspect::{Inspection, inspect};
 pub use self::launcher::Launcher;
 pub use self::pool::{InProcess, PoolOptions};
-pub use self::registry::{PluginState, PluginStatus, Registry, RegistryOptions, RejectionStatus, Roles, judge, library_path};
+pub use self::registry::{
+    PluginState, PluginStatus, Registry, RegistryError, RegistryOptions, RejectionStatus, Roles, VersionState, VersionStatus, judge,
+    library_path,
+};
 pub use self::store::{Staged, StagedStore};
 pub use self::watcher::{Change, Watcher};
 

@@ -39,6 +39,8 @@ pub struct Staged {
     pub path: PathBuf,
     /// sha256 over the file's bytes and the config table, in hex.
     pub version: String,
+    /// sha256 over the file's bytes alone, in hex: what `sha256sum` prints.
+    pub sha256: String,
     /// What the file looked like, to see later whether it changed.
     pub(super) fingerprint: Fingerprint,
 }
@@ -104,6 +106,11 @@ impl StagedStore {
         }
     }
 
+    /// Where the copies are; other state of plugins lies beside them.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Removes a copy that will not be loaded, or whose version has ended.
     pub fn remove(&self, staged: &Staged) {
         if let Err(error) = fs::remove_file(&staged.path) {
@@ -130,14 +137,14 @@ impl StagedStore {
         let number = COPIES.fetch_add(1, Ordering::Relaxed);
         let owner = std::process::id();
         let draft = Draft::create(self.folder.join(format!("{name}.{owner}.{number}.draft")))?;
-        let version = draft.fill(&mut file, source, config)?;
+        let (version, sha256) = draft.fill(&mut file, source, config)?;
         if Fingerprint::from(&look(&file)?) != fingerprint || Fingerprint::of(source) != Some(fingerprint) {
             std::thread::sleep(REST);
             return Ok(None);
         }
         let path = self.folder.join(format!("{name}-{version}.{owner}.{number}.so"));
         draft.keep(&path)?;
-        Ok(Some(Staged { path, version, fingerprint }))
+        Ok(Some(Staged { path, version, sha256, fingerprint }))
     }
 
     fn remove_leftovers(&self) -> Result<(), PluginError> {
@@ -190,8 +197,8 @@ impl Draft {
         Ok(Self { path, file, is_kept: false })
     }
 
-    /// Copies and answers the version.
-    fn fill(&self, source: &mut File, source_path: &Path, config: &[u8]) -> Result<String, PluginError> {
+    /// Copies and answers the version, and the sha256 of the file alone.
+    fn fill(&self, source: &mut File, source_path: &Path, config: &[u8]) -> Result<(String, String), PluginError> {
         let mut hash = Sha256::new();
         let mut chunk = vec![0; CHUNK_BYTES];
         let mut copy = &self.file;
@@ -201,8 +208,10 @@ impl Draft {
             hash.update(part);
             copy.write_all(part).map_err(PluginError::files("write", &self.path))?;
         }
+        let digits = |hash: Sha256| hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let file = digits(hash.clone());
         hash.update(config);
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok((digits(hash), file))
     }
 
     fn keep(mut self, path: &Path) -> Result<(), PluginError> {

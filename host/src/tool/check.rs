@@ -7,7 +7,7 @@ use anyhow::{anyhow, bail};
 use clap::Args;
 use plugsocket_plugin::call::{Manifest, Role};
 
-use crate::config::{ActionSettings, Common, PluginSettings, Settings};
+use crate::config::{ActionSettings, Common, Settings};
 use crate::plugin::{Checker, Launcher, PluginError, inspect, judge, library_path};
 
 /// Flags of `check`.
@@ -65,13 +65,12 @@ struct Subject {
 async fn try_out(checker: &Checker, settings: &Settings, subject: &Subject) -> anyhow::Result<Manifest> {
     let path = subject.path.as_ref().map_err(|error| anyhow!("{error}"))?;
     inspect(path)?;
-    let config = settings.plugins.get(&subject.name).map(|plugin| plugin.config.clone()).unwrap_or_default();
-    let config = serde_json::to_value(config)?.as_object().cloned().unwrap_or_default();
+    let plugin = settings.plugins.get(&subject.name).cloned().unwrap_or_default();
+    let config = serde_json::to_value(plugin.config)?.as_object().cloned().unwrap_or_default();
     let manifest = checker.check(path, &subject.roles, &config).await?;
     // A library that the config does not name yet may be anything.
     let wanted: &[Role] = if subject.actions.is_empty() && subject.roles.len() > 1 { &[] } else { &subject.roles };
-    let isolation = settings.plugins.get(&subject.name).map_or_else(|| PluginSettings::default().isolation, |plugin| plugin.isolation);
-    judge(&manifest, wanted, isolation)?;
+    judge(&manifest, wanted, plugin.isolation)?;
     let missing: Vec<_> = subject.actions.iter().filter(|action| !manifest.actions.contains(action)).map(String::as_str).collect();
     if !missing.is_empty() {
         bail!("[actions] wants {} of it, but it exports only: {}", missing.join(", "), manifest.actions.join(", "));
