@@ -2,15 +2,18 @@
 
 mod blame;
 mod check;
+mod control;
 mod error;
 mod inspect;
 mod launcher;
 mod library;
+mod lock;
 mod pool;
 mod registry;
 mod store;
 #[cfg(test)]
 pub(crate) mod testing;
+mod trust;
 mod watcher;
 
 use std::ffi::{OsStr, OsString};
@@ -19,12 +22,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::check::Checker;
+pub use self::control::{
+    ANSWER_TIMEOUT, ControlAnswer, ControlRequest, PATH_ENDING, REQUEST_BYTES_MAX, SOCKET_ENDING, SOCKET_PATH_BYTES_MAX, control_dir,
+    noted_socket,
+};
 pub use self::error::PluginError;
 pub use self::inspect::{Inspection, inspect};
 pub use self::launcher::Launcher;
+pub use self::lock::{Lock, sha256_of};
 pub use self::pool::{InProcess, PoolOptions};
 pub use self::registry::{PluginState, PluginStatus, Registry, RegistryOptions, RejectionStatus, Roles, judge, library_path};
-pub use self::store::{Staged, StagedStore};
+pub use self::store::{Guard, Staged, StagedStore};
+pub use self::trust::{Trust, private_folder};
 pub use self::watcher::{Change, Watcher};
 
 use async_trait::async_trait;

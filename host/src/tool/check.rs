@@ -54,15 +54,15 @@ pub async fn check(args: CheckArgs) -> anyhow::Result<()> {
 }
 
 /// One library, and what the config wants of it.
-struct Subject {
-    name: String,
+pub(super) struct Subject {
+    pub(super) name: String,
     roles: Vec<Role>,
     actions: Vec<String>,
-    path: Result<PathBuf, PluginError>,
+    pub(super) path: Result<PathBuf, PluginError>,
 }
 
 /// The steps a reload takes, short of serving anybody.
-async fn try_out(checker: &Checker, settings: &Settings, subject: &Subject) -> anyhow::Result<Manifest> {
+pub(super) async fn try_out(checker: &Checker, settings: &Settings, subject: &Subject) -> anyhow::Result<Manifest> {
     let path = subject.path.as_ref().map_err(|error| anyhow!("{error}"))?;
     inspect(path)?;
     let config = settings.plugins.get(&subject.name).map(|plugin| plugin.config.clone()).unwrap_or_default();
@@ -78,7 +78,8 @@ async fn try_out(checker: &Checker, settings: &Settings, subject: &Subject) -> a
     Ok(manifest)
 }
 
-fn subjects(settings: &Settings, libraries: Vec<PathBuf>) -> Vec<Subject> {
+/// What is to be checked: `libraries`, or without any what the config names.
+pub(super) fn subjects(settings: &Settings, libraries: Vec<PathBuf>) -> Vec<Subject> {
     let by_path = |path: PathBuf| {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let name = stem.strip_prefix("lib").unwrap_or(&stem).to_owned();
