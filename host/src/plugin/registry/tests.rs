@@ -236,7 +236,7 @@ async fn from_rename_to_first_call_takes_less_than_a_second() {
 async fn a_constructor_that_fails_for_outside_reasons_is_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let (database, calls) = (folder.path().join("database"), folder.path().join("calls"));
-    let child = format!("exec {:?} --exact plugin::check::tests::plays_the_child --nocapture \"$@\"", std::env::current_exe().unwrap());
+    let child = format!("exec {:?} --exact plugin::testing::plays_the_child --nocapture \"$@\"", std::env::current_exe().unwrap());
     let refuse = "cat > /dev/null; echo 'plugsocket-manifest: no database' >&2; exit 2";
     let script = format!("echo >> {calls:?}; if [ -e {database:?} ]; then {child}; else {refuse}; fi");
     let launcher = Launcher::program_at("/bin/sh".into()).with_arguments(["-c".into(), script.into(), "sh".into()]);
