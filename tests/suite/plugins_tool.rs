@@ -127,5 +127,5 @@ fn what_nobody_has_is_a_failure() {
     dev.ws_url();
     plugins(&config, "reload").ok().says(&format!("dev-{}: ", dev.pid()));
     plugins(&config, "rollback other").code_is(1).says("no process has a plugin `other`; they have: chat");
-    plugins(&config, "retry 0123456789ab").code_is(1).says("no process knows a build");
+    plugins(&config, "retry 0123456789ab").code_is(1).says("no process has refused a build");
 }

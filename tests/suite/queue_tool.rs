@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 
 use crate::harness::app::App;
 use crate::harness::config::Config;
-use crate::harness::eventually;
 use crate::harness::plugin;
+use crate::harness::process::Process;
 use crate::harness::tool::{self, Said};
+use crate::harness::{START_PATIENCE, eventually};
 
 const SOURCE: &str = include_str!("queue_tool/plugin.rs.txt");
 const PATIENCE: Duration = Duration::from_secs(30);

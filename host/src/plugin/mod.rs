@@ -31,7 +31,10 @@ pub use self::inspect::{Inspection, inspect};
 pub use self::launcher::Launcher;
 pub use self::lock::{Lock, sha256_of};
 pub use self::pool::{InProcess, PoolOptions};
-pub use self::registry::{PluginState, PluginStatus, Registry, RegistryOptions, RejectionStatus, Roles, judge, library_path};
+pub use self::registry::{
+    PluginState, PluginStatus, Registry, RegistryError, RegistryOptions, RejectionStatus, Roles, VersionState, VersionStatus, judge,
+    library_path,
+};
 pub use self::store::{Guard, Staged, StagedStore};
 pub use self::trust::{Trust, private_folder};
 pub use self::watcher::{Change, Watcher};

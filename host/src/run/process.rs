@@ -199,14 +199,13 @@ fn operate(registry: &Arc<Registry>) -> Operate {
     Arc::new(move |request| {
         let registry = Arc::clone(&registry);
         Box::pin(async move {
-            match request {
-                ControlRequest::List => serde_json::to_value(&*registry.snapshot()).map_err(|error| error.to_string()),
-                ControlRequest::Reload => {
-                    registry.apply().await;
-                    Ok(Value::String("every plugin looked at".to_owned()))
-                }
-                ControlRequest::Rollback { .. } | ControlRequest::Retry { .. } => Err("this process keeps no other versions".to_owned()),
-            }
+            let done = match request {
+                ControlRequest::List => return serde_json::to_value(&*registry.snapshot()).map_err(|error| error.to_string()),
+                ControlRequest::Reload => registry.reload().await.map(|()| "every plugin looked at".to_owned()),
+                ControlRequest::Rollback { plugin } => registry.rollback(&plugin).await,
+                ControlRequest::Retry { sha256 } => registry.retry(&sha256).await,
+            };
+            done.map(Value::String).map_err(|error| error.to_string())
         })
     })
 }

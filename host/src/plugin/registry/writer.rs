@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::lifecycle::{Attempt, Attempted, Key, Live, Wanted, candidates};
 use super::status::{PluginState, PluginStatus, RejectionStatus};
-use super::{RegistryOptions, Shared, Table};
+use super::{Command, RegistryError, RegistryOptions, Shared, Table};
 use crate::config::Settings;
 use crate::plugin::error::PluginError;
 use crate::plugin::library::loaded_count;
@@ -64,7 +64,7 @@ impl Writer {
     }
 
     /// Passes when asked, and when a failed constructor is due again; at `stop` takes everything out of service.
-    pub(super) async fn run(mut self, mut asked: mpsc::Receiver<oneshot::Sender<()>>, stop: CancellationToken) {
+    pub(super) async fn run(mut self, mut asked: mpsc::Receiver<Command>, stop: CancellationToken) {
         loop {
             let retry_at = self.slots.values().filter_map(|slot| slot.rejected.as_ref()?.retry_at).min();
             let due = async {
@@ -78,13 +78,13 @@ impl Writer {
                 biased;
                 () = stop.cancelled() => break,
                 first = asked.recv() => match first {
-                    Some(done) => waiting.push(done),
+                    Some(command) => self.note(command, &mut waiting),
                     None => break,
                 },
                 () = due => {}
             }
-            while let Ok(done) = asked.try_recv() {
-                waiting.push(done);
+            while let Ok(command) = asked.try_recv() {
+                self.note(command, &mut waiting);
             }
             tokio::select! {
                 biased;
@@ -98,6 +98,18 @@ impl Writer {
         self.shared.table.store(Arc::new(Table::default()));
         for live in std::mem::take(&mut self.slots).into_values().filter_map(|slot| slot.live) {
             self.retire(live);
+        }
+    }
+
+    fn note(&mut self, command: Command, waiting: &mut Vec<oneshot::Sender<()>>) {
+        match command {
+            Command::Pass { done, .. } => waiting.push(done),
+            Command::Rollback { plugin, done } => {
+                let _ = done.send(Err(RegistryError::NoGoodVersion(plugin)));
+            }
+            Command::Retry { id, done } => {
+                let _ = done.send(Err(RegistryError::NotRefused(id)));
+            }
         }
     }
 
@@ -288,6 +300,8 @@ impl Slot {
             since_ms: self.since_ms,
             refused_actions: self.refused_actions.clone(),
             last_rejection: self.rejected.as_ref().map(|rejected| rejected.status.clone()),
+            waiting: None,
+            versions: Vec::new(),
         }
     }
 }

@@ -6,14 +6,16 @@ use anyhow::bail;
 use clap::Args;
 
 use super::super::print;
-use super::peers::{self, Peer, Plugin, Said};
+use super::peers::{self, Peer, Plugin, Said, Version};
 use crate::config::Common;
 use crate::plugin::ControlRequest;
 use crate::tool::reach::UsageError;
 
 /// Fewer characters of a sha256 would soon name several builds.
 const SHA256_CHARS_MIN: usize = 6;
-/// States in which a version needs no second try.
+/// States from which a version can be tried again.
+const REFUSED: [&str; 2] = ["rejected", "rolled_back"];
+/// States in which it needs no second try.
 const SERVING: [&str; 2] = ["current", "probation"];
 
 /// Flags of `plugins reload`.
@@ -74,21 +76,22 @@ pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<()> {
     let (found, silent) = look(&args.common).await?;
     let (mut questions, mut builds, mut said) = (Vec::new(), BTreeSet::new(), silent);
     for (peer, plugins) in found {
-        let versions = plugins.iter().flat_map(|plugin| &plugin.versions).filter(|version| version.sha256.starts_with(&wanted));
-        let states: Vec<_> = versions.map(|version| (version.sha256.clone(), version.state.clone())).collect();
-        builds.extend(states.iter().map(|(sha256, _)| sha256.clone()));
-        match states.iter().find(|(_, state)| !SERVING.contains(&state.as_str())) {
-            Some((sha256, _)) => questions.push((peer, ControlRequest::Retry { sha256: sha256.clone() })),
-            None if states.is_empty() => {}
-            None => said.push((peer, Ok("serves it already".into()))),
+        let is_meant = |version: &&Version| version.sha256.starts_with(&wanted) || version.version.starts_with(&wanted);
+        let versions: Vec<_> = plugins.iter().flat_map(|plugin| &plugin.versions).filter(is_meant).collect();
+        builds.extend(versions.iter().map(|version| version.sha256.clone()));
+        let is_serving = |version: &&Version| SERVING.contains(&version.state.as_str());
+        if versions.iter().any(|version| REFUSED.contains(&version.state.as_str())) {
+            questions.push((peer, ControlRequest::Retry { sha256: wanted.clone() }));
+        } else if versions.iter().any(is_serving) {
+            said.push((peer, Ok("serves it already".into())));
         }
     }
     if builds.len() > 1 {
         let builds: Vec<_> = builds.into_iter().collect();
         return Err(UsageError(format!("`{wanted}` begins several builds, give more of it: {}", builds.join(", "))).into());
     }
-    if builds.is_empty() && said.is_empty() {
-        bail!("no process knows a build with the sha256 `{wanted}`: see `plugsocket plugins list`");
+    if questions.is_empty() && said.is_empty() {
+        bail!("no process has refused a build whose sha256 begins with `{wanted}`: see `plugsocket plugins list`");
     }
     said.extend(peers::ask_each(questions).await);
     report(said)
