@@ -1,9 +1,12 @@
 //! Promise: an operator sees which build runs where and why one was refused, and nobody else can put one there.
 
+mod change;
 mod lock;
 mod trust;
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -55,6 +58,12 @@ fn another_build(config: &Config, tail: &str) {
     plugin::install_bytes(&bytes, &config.plugins_dir(), "chat");
 }
 
+/// As `sha256sum` shows it.
+fn sha256(file: &Path) -> String {
+    let output = Command::new("sha256sum").arg(file).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().to_owned()
+}
+
 async fn serves(app: &App, who: &str) {
     let mut client = Client::enter(&app.urls()[0], who).await;
     assert_eq!(client.request("echo", serde_json::json!(1)).await["echo"], 1);
@@ -71,6 +80,8 @@ fn list_shows_every_process_and_forgets_the_dead() {
     }
     assert_eq!(listed(&app.config).into_iter().map(|(name, _)| name).collect::<Vec<_>>(), names);
     assert!(version(&app.config).is_some_and(|version| version.len() == 64));
+    let sums: Vec<_> = chats(&app.config).iter().map(|chat| chat["versions"][0]["sha256"].clone()).collect();
+    assert_eq!(sums, [sha256(&plugin::chat()), sha256(&plugin::chat())]);
 
     app.workers[0].kill();
     let socket = app.config.state_dir().join("control").join(format!("{}.sock", names[1]));
@@ -94,7 +105,7 @@ fn a_hung_process_is_told_and_holds_nobody_up() {
     app.workers[0].signal("STOP");
     let hung = format!("worker-{}: no answer within 5s", app.workers[0].pid());
     plugins(&app.config, "list").code_is(1).says(&format!("server-{}", app.servers[0].pid())).says(&hung);
-    plugins(&app.config, "rollback chat").code_is(1).says(&hung);
+    plugins(&app.config, "rollback other").code_is(1).says("failed: no answer within 5s");
     app.workers[0].signal("CONT");
     plugins(&app.config, "list").ok();
 }

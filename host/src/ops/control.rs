@@ -239,7 +239,10 @@ async fn talk(mut stream: UnixStream, operate: &Operate) -> io::Result<()> {
     let answer = match request {
         Err(reason) => ControlAnswer::Failed(reason),
         Ok(request) => {
-            tracing::info!(?request, "asked at the control socket");
+            match &request {
+                ControlRequest::List => tracing::debug!("asked for the plugins at the control socket"),
+                request => tracing::info!(?request, "asked at the control socket"),
+            }
             match time::timeout(ANSWER_TIMEOUT, operate(request)).await {
                 Ok(Ok(told)) => ControlAnswer::Done(told),
                 Ok(Err(reason)) => ControlAnswer::Failed(reason),

@@ -57,7 +57,7 @@ impl Lock {
     ///
     /// # Errors
     /// [`PluginError::Lock`], [`PluginError::Untrusted`]
-    pub(super) fn check(path: &Path, trust: Trust, plugin: &str, sha256: &str) -> Result<(), PluginError> {
+    pub fn check(path: &Path, trust: Trust, plugin: &str, sha256: &str) -> Result<(), PluginError> {
         match Self::read(path, trust)? {
             Some(lock) if !lock.allows(plugin, sha256) => Err(PluginError::Lock(format!(
                 "{} does not list this build of `{plugin}` (sha256 {sha256}); allow what is in the plugins folder with: plugsocket plugins lock --add",

@@ -42,6 +42,9 @@ fn a_library_that_would_be_refused_is_not_listed() {
     assert!(!lock.exists());
     plugin::install(&plugin::chat(), &config.plugins_dir(), "chat");
     plugins(&config, "lock").ok();
+    tool::run(&config, "check").ok();
+    another_build(&config, "second");
+    tool::run(&config, "check").code_is(1).says("does not list this build of `chat`");
     fs::write(&lock, "nonsense").unwrap();
     plugins(&config, "lock --add").code_is(1).says("can't be read");
     assert_eq!(fs::read_to_string(&lock).unwrap(), "nonsense");
