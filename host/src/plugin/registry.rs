@@ -1,7 +1,16 @@
 //! Which version serves what: one writer brings files to life, everybody else reads one pointer.
 
+mod entry;
+mod facts;
 mod lifecycle;
+mod orders;
+mod probation;
+mod publish;
+mod record;
+mod slot;
+mod start;
 mod status;
+mod watched;
 mod writer;
 
 use std::collections::HashMap;
@@ -15,7 +24,10 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::lifecycle::{judge, library_path};
+use self::facts::Facts;
+pub use self::lifecycle::library_path;
+pub use self::start::judge;
+use self::start::{Starter, System};
 pub use self::status::{PluginState, PluginStatus, RegistryError, RejectionStatus, VersionState, VersionStatus};
 use self::writer::Writer;
 use super::error::PluginError;
@@ -71,7 +83,13 @@ enum Command {
 #[derive(Default)]
 struct Shared {
     table: ArcSwap<Table>,
-    statuses: ArcSwap<Vec<PluginStatus>>,
+    listed: ArcSwap<Vec<Listed>>,
+}
+
+/// One plugin's status, and where the numbers of its versions are.
+struct Listed {
+    status: PluginStatus,
+    facts: Vec<Arc<Facts>>,
 }
 
 /// Never changed, only replaced.
@@ -89,6 +107,11 @@ impl Registry {
     /// [`PluginError::Untrusted`] when others could change the plugins folder or `state_dir`; [`PluginError::Files`] when the folder of
     /// copies can't be used.
     pub async fn start(options: RegistryOptions) -> Result<Arc<Self>, PluginError> {
+        let starter = System { launcher: options.launcher.clone(), runtime: Handle::current() };
+        Self::start_with(options, Arc::new(starter)).await
+    }
+
+    async fn start_with(options: RegistryOptions, starter: Arc<dyn Starter>) -> Result<Arc<Self>, PluginError> {
         let (settings, trust) = (options.settings.load_full(), options.trust);
         let store = tokio::task::spawn_blocking(move || {
             trust.check_folders(&settings.plugins_dir, &settings.state_dir)?;
@@ -99,8 +122,8 @@ impl Registry {
         let (shared, tasks, stop) = (Arc::new(Shared::default()), TaskTracker::new(), CancellationToken::new());
         let (commands, asked) = mpsc::channel(COMMANDS_WAITING);
         let (settings, worn) = (Arc::clone(&options.settings), CancellationToken::new());
-        let mut writer = Writer::new(options, store, Arc::clone(&shared), tasks.clone(), Handle::current());
-        writer.pass().await;
+        let mut writer = Writer::new(options, store, starter, Arc::clone(&shared), tasks.clone(), worn.clone());
+        writer.pass(false).await;
         tasks.spawn(writer.run(asked, stop.clone()));
         Ok(Arc::new(Self { shared, commands, settings, worn, tasks, stop }))
     }
@@ -152,7 +175,7 @@ impl Registry {
     /// What every wanted plugin and its versions are doing at this moment.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Vec<PluginStatus>> {
-        self.shared.statuses.load_full()
+        Arc::new(self.shared.listed.load().iter().map(Listed::read).collect())
     }
 
     /// Fires when so many libraries were loaded into this process and replaced that it must be started anew (`retired_max`): none can be

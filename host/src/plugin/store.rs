@@ -51,7 +51,7 @@ pub struct Staged {
     pub path: PathBuf,
     /// sha256 over the file's bytes and the config table, in hex.
     pub version: String,
-    /// sha256 of the file's bytes alone, as `sha256sum` shows it.
+    /// sha256 over the file's bytes alone, in hex: what `sha256sum` prints.
     pub sha256: String,
     /// What the file looked like, to see later whether it changed.
     pub(super) fingerprint: Fingerprint,
@@ -126,6 +126,11 @@ impl StagedStore {
         }
     }
 
+    /// Where the copies are; other state of plugins lies beside them.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Removes a copy that will not be loaded, or whose version has ended.
     pub fn remove(&self, staged: &Staged) {
         if let Err(error) = fs::remove_file(&staged.path) {
@@ -157,7 +162,7 @@ impl StagedStore {
         let number = COPIES.fetch_add(1, Ordering::Relaxed);
         let owner = std::process::id();
         let draft = Draft::create(self.folder.join(format!("{name}.{owner}.{number}.draft")))?;
-        let (sha256, version) = draft.fill(&mut file, source, config)?;
+        let (version, sha256) = draft.fill(&mut file, source, config)?;
         if Fingerprint::from(&look(&file)?) != fingerprint || Fingerprint::of(source) != Some(fingerprint) {
             std::thread::sleep(REST);
             return Ok(None);
@@ -221,7 +226,7 @@ impl Draft {
         Ok(Self { path, file, is_kept: false })
     }
 
-    /// Copies; answers the file's sha256 and the version.
+    /// Copies and answers the version, and the sha256 of the file alone.
     fn fill(&self, source: &mut File, source_path: &Path, config: &[u8]) -> Result<(String, String), PluginError> {
         let mut hash = Sha256::new();
         let mut chunk = vec![0; CHUNK_BYTES];
@@ -234,7 +239,7 @@ impl Draft {
         }
         let sha256 = hex(hash.clone());
         hash.update(config);
-        Ok((sha256, hex(hash)))
+        Ok((hex(hash), sha256))
     }
 
     fn keep(mut self, path: &Path) -> Result<(), PluginError> {

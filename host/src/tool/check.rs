@@ -75,12 +75,12 @@ fn check_listed(settings: &Settings, subject: &Subject) -> anyhow::Result<()> {
 pub(super) async fn try_out(checker: &Checker, settings: &Settings, subject: &Subject) -> anyhow::Result<Manifest> {
     let path = subject.path.as_ref().map_err(|error| anyhow!("{error}"))?;
     inspect(path)?;
-    let config = settings.plugins.get(&subject.name).map(|plugin| plugin.config.clone()).unwrap_or_default();
-    let config = serde_json::to_value(config)?.as_object().cloned().unwrap_or_default();
+    let plugin = settings.plugins.get(&subject.name).cloned().unwrap_or_default();
+    let config = serde_json::to_value(plugin.config)?.as_object().cloned().unwrap_or_default();
     let manifest = checker.check(path, &subject.roles, &config).await?;
     // A library that the config does not name yet may be anything.
     let wanted: &[Role] = if subject.actions.is_empty() && subject.roles.len() > 1 { &[] } else { &subject.roles };
-    judge(&manifest, wanted)?;
+    judge(&manifest, wanted, plugin.isolation)?;
     let missing: Vec<_> = subject.actions.iter().filter(|action| !manifest.actions.contains(action)).map(String::as_str).collect();
     if !missing.is_empty() {
         bail!("[actions] wants {} of it, but it exports only: {}", missing.join(", "), manifest.actions.join(", "));
