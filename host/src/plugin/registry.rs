@@ -33,7 +33,8 @@ pub use self::status::{PluginState, PluginStatus, RegistryError, RejectionStatus
 use self::writer::Writer;
 use super::error::PluginError;
 use super::launcher::Launcher;
-use super::store::StagedStore;
+use super::store::{Guard, StagedStore};
+use super::trust::Trust;
 use super::{LiveVersion, Plugins};
 use crate::config::{LiveSettings, Reload};
 
@@ -58,6 +59,8 @@ pub struct RegistryOptions {
     pub settings: LiveSettings,
     /// Starts throw-away children and runners.
     pub launcher: Launcher,
+    /// What is done about folders and files that others could change.
+    pub trust: Trust,
 }
 
 /// The plugins of this process.
@@ -102,15 +105,20 @@ impl Registry {
     /// [`Self::snapshot`]; it does not fail the start.
     ///
     /// # Errors
-    /// [`PluginError::Files`] when the folder of copies can't be used.
+    /// [`PluginError::Untrusted`] when others could change the plugins folder or `state_dir`; [`PluginError::Files`] when the folder of
+    /// copies can't be used.
     pub async fn start(options: RegistryOptions) -> Result<Arc<Self>, PluginError> {
         let starter = System { launcher: options.launcher.clone(), runtime: Handle::current() };
         Self::start_with(options, Arc::new(starter)).await
     }
 
     async fn start_with(options: RegistryOptions, starter: Arc<dyn Starter>) -> Result<Arc<Self>, PluginError> {
-        let state_dir = options.settings.load().state_dir.clone();
-        let store = tokio::task::spawn_blocking(move || StagedStore::open(&state_dir));
+        let (settings, trust) = (options.settings.load_full(), options.trust);
+        let store = tokio::task::spawn_blocking(move || {
+            trust.check_folders(&settings.plugins_dir, &settings.state_dir)?;
+            let guard = Guard { trust, plugins_lock: Some(settings.plugins_lock.clone()) };
+            StagedStore::open(&settings.state_dir).map(|store| store.guarded(guard))
+        });
         let store = store.await.map_err(|error| PluginError::Check(error.to_string()))??;
         let (shared, tasks, stop) = (Arc::new(Shared::default()), TaskTracker::new(), CancellationToken::new());
         let (commands, asked) = mpsc::channel(COMMANDS_WAITING);

@@ -8,21 +8,24 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Common;
 use crate::config::{Follower, LiveSettings, Override, Settings, Source};
+use crate::ops::control::{ControlSocket, Operate};
 use crate::ops::http::{Ops, Page, Readiness};
 use crate::ops::logs::Logs;
 use crate::ops::metrics::Metrics;
 use crate::ops::signals;
+use crate::plugin::ControlRequest;
 use crate::plugin::Launcher;
 use crate::plugin::Plugins as _;
 use crate::plugin::{Change, Watcher};
 use crate::plugin::{PluginState, PluginStatus};
-use crate::plugin::{Registry, RegistryOptions, Roles};
+use crate::plugin::{Registry, RegistryOptions, Roles, Trust};
 use crate::queue::{self, Health, Queue, QueueOptions};
 use crate::server::Sessions;
 use crate::wire::ids::NodeId;
@@ -112,10 +115,8 @@ impl Process {
     }
 
     /// Brings up the plugins the settings ask for.
-    pub async fn start_plugins(&self, roles: Roles) -> anyhow::Result<Arc<Registry>> {
-        let plugins_dir = &self.settings.load().plugins_dir;
-        std::fs::create_dir_all(plugins_dir).with_context(|| format!("{} can't be made", plugins_dir.display()))?;
-        let options = RegistryOptions { roles, settings: Arc::clone(&self.settings), launcher: Launcher::own_executable()? };
+    pub async fn start_plugins(&self, roles: Roles, trust: Trust) -> anyhow::Result<Arc<Registry>> {
+        let options = RegistryOptions { roles, settings: Arc::clone(&self.settings), launcher: Launcher::own_executable()?, trust };
         let registry = Registry::start(options).await?;
         let (worn, stop, end) = (registry.worn(), self.stop.clone(), self.end.clone());
         self.tasks.spawn(async move {
@@ -125,6 +126,18 @@ impl Process {
             }
         });
         Ok(registry)
+    }
+
+    /// Opens the control socket of a process in this role. Without it nobody is served worse, so that its failure is told and no more.
+    pub async fn serve_control(&self, role: &str, registry: &Arc<Registry>) {
+        let state_dir = &self.settings.load().state_dir;
+        match ControlSocket::bind(state_dir, role).await {
+            Ok(socket) => {
+                tracing::debug!(path = %socket.path().display(), "control socket open");
+                drop(self.tasks.spawn(socket.serve(operate(registry), self.tasks.clone(), self.end.clone())));
+            }
+            Err(error) => tracing::warn!(%error, "no control socket: `plugsocket plugins` will not find this process"),
+        }
     }
 
     /// Applies changes of plugins and config until the process ends; a second call does nothing.
@@ -213,6 +226,23 @@ async fn reload(follower: &mut Follower, live: &LiveSettings, logs: &Logs) -> bo
     }
     tracing::info!(actions = after.actions.len(), "config applied");
     true
+}
+
+/// What the control socket does with its requests.
+fn operate(registry: &Arc<Registry>) -> Operate {
+    let registry = Arc::clone(registry);
+    Arc::new(move |request| {
+        let registry = Arc::clone(&registry);
+        Box::pin(async move {
+            let done = match request {
+                ControlRequest::List => return serde_json::to_value(&*registry.snapshot()).map_err(|error| error.to_string()),
+                ControlRequest::Reload => registry.reload().await.map(|()| "every plugin looked at".to_owned()),
+                ControlRequest::Rollback { plugin } => registry.rollback(&plugin).await,
+                ControlRequest::Retry { sha256 } => registry.retry(&sha256).await,
+            };
+            done.map(Value::String).map_err(|error| error.to_string())
+        })
+    })
 }
 
 /// Why a server can't serve clients at present.

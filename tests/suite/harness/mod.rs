@@ -12,6 +12,7 @@ pub mod process;
 pub mod redis;
 pub mod report;
 pub mod sequence;
+pub mod tool;
 
 use std::time::Duration;
 

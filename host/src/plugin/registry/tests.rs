@@ -60,7 +60,7 @@ async fn bench_with(text: &str, with_file: bool, launcher: Launcher) -> Bench {
         fs::copy(chat_library(), folder.path().join("plugins/libchat.so")).unwrap();
     }
     let roles = Roles { handler: true, actions: true };
-    let options = RegistryOptions { roles, settings: Arc::clone(&settings), launcher };
+    let options = RegistryOptions { roles, settings: Arc::clone(&settings), launcher, trust: Trust::Warned };
     Bench { registry: Registry::start(options).await.unwrap(), settings, folder }
 }
 

@@ -137,7 +137,7 @@ pub(super) async fn begin(folder: Arc<tempfile::TempDir>, text: &str) -> Bench {
     let starter = Arc::new(Scripted::default());
     let roles = Roles { handler: false, actions: true };
     let launcher = Launcher::program_at("/nothing".into());
-    let options = RegistryOptions { roles, settings: Arc::clone(&settings), launcher };
+    let options = RegistryOptions { roles, settings: Arc::clone(&settings), launcher, trust: crate::plugin::Trust::Warned };
     let registry = Registry::start_with(options, Arc::clone(&starter) as _).await.unwrap();
     Bench { registry, starter, settings, folder }
 }
