@@ -1,11 +1,14 @@
-//! Measures the queue against references on the same machine, in one run: a table for people, JSON for machines. Run it by `scripts/bench`.
+//! Measures the queue, and calls of plugins, against references on the same machine, in one run: a table for people, JSON for machines. Run it by `scripts/bench`.
 
 mod backlog;
 mod batcher;
+mod call;
 mod cycle;
 mod deliveries;
+mod isolation;
 mod latency;
 mod load;
+mod processes;
 mod redis;
 mod report;
 mod wire;
@@ -64,13 +67,19 @@ struct Scenario {
     run: fn(&Bench) -> anyhow::Result<Vec<Row>>,
 }
 
-const SCENARIOS: [Scenario; 7] = [
+const SCENARIOS: [Scenario; 9] = [
     Scenario { name: "batcher", about: "storing jobs, against redis-benchmark XADD", run: batcher::run },
     Scenario { name: "cycle", about: "storing, taking and acknowledging, against one XADD", run: cycle::against_xadd },
     Scenario { name: "partitions", about: "the same over 64 partitions, against 1", run: cycle::partitions },
     Scenario { name: "send", about: "deliveries to connections, against PUBLISH", run: deliveries::run },
     Scenario { name: "wakeup", about: "an idle worker gets a job, against one XADD round trip", run: latency::wakeup },
     Scenario { name: "php", about: "an RPUSH from PHP reaches its server, against a delivery of our own", run: latency::php },
+    Scenario { name: "call", about: "one call of a plugin: in-process and in a runner, against a plain function call", run: call::run },
+    Scenario {
+        name: "isolation",
+        about: "a round trip through server, worker and Redis: with runners, against in-process",
+        run: isolation::run,
+    },
     Scenario { name: "backlog", about: "a million queued jobs: memory, and how fast they drain (not with --quick)", run: backlog::run },
 ];
 
@@ -107,6 +116,10 @@ fn scenarios_help() -> String {
 }
 
 fn main() -> ExitCode {
+    // Runners are this executable, started again.
+    if let Some(code) = plugsocket::run::hidden() {
+        return code;
+    }
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -17,6 +17,7 @@ mod plugins_tool;
 mod poison;
 mod queue_tool;
 mod reload;
+mod runners;
 mod send;
 mod smoke;
 mod tidy;

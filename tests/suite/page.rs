@@ -9,7 +9,8 @@ use crate::harness::client::Client;
 use crate::harness::config::Config;
 use crate::harness::plugin;
 use crate::harness::process::Process;
-use crate::harness::{eventually, http};
+use crate::harness::{eventually, http, procfs};
+use crate::runners;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const ONLINE: &str = "document.querySelector('#status').dataset.state === 'online' && !document.querySelector('#send').disabled";
@@ -73,6 +74,51 @@ async fn two_tabs_chat() {
     assert_eq!(ada.evaluate("document.body.innerText.includes('Invalid')").await, false);
     for tab in [&ada, &bob] {
         assert_eq!(tab.evaluate("document.querySelector('#status').dataset.state").await, "online");
+        assert_eq!(tab.errors(), Vec::<String>::new());
+    }
+    browser.close().await;
+}
+
+/// From now on every state that the page shows goes into `window.states`.
+const WATCH_STATUS: &str = "window.states = [document.querySelector('#status').dataset.state]; \
+    new MutationObserver(() => window.states.push(document.querySelector('#status').dataset.state)) \
+    .observe(document.querySelector('#status'), { attributes: true, attributeFilter: ['data-state'] })";
+
+#[tokio::test]
+async fn two_tabs_stay_connected_while_the_plugin_is_replaced_and_its_runners_are_killed() {
+    let config = Config::chat("memory");
+    plugin::install(&plugin::chat(), &config.plugins_dir(), "chat");
+    let dev = Process::dev(&config);
+    let url = dev.page_url();
+    let browser = Browser::start().await;
+    let (ada, bob) = (enter(&browser, &url, "ada").await, enter(&browser, &url, "bob").await);
+    for tab in [&ada, &bob] {
+        tab.evaluate(WATCH_STATUS).await;
+    }
+    let chat = async |text: &str| {
+        say(&ada, text).await;
+        wait_for(&bob, text).await;
+        say(&bob, &format!("{text}, yes")).await;
+        wait_for(&ada, &format!("{text}, yes")).await;
+    };
+    chat("at first").await;
+    let before = procfs::runners(dev.pid(), "chat");
+    assert_eq!(before.len(), 2, "the handler's and the actions'");
+    let mut client = Client::enter(&dev.ws_url(), "watcher").await;
+    for tag in ["one", "two"] {
+        plugin::install(&plugin::chat_tagged(tag), &config.plugins_dir(), "chat");
+        eventually("the new build", PATIENCE, async || client.request("echo", json!(1)).await["version"] == tag).await;
+        chat(&format!("with build {tag}")).await;
+    }
+    for round in 0..2 {
+        for runner in procfs::runners(dev.pid(), "chat") {
+            runners::kill(runner);
+        }
+        chat(&format!("after kill {round}")).await;
+    }
+    assert!(procfs::runners(dev.pid(), "chat").iter().all(|runner| !before.contains(runner)));
+    for tab in [&ada, &bob] {
+        assert_eq!(tab.evaluate("window.states").await, json!(["online"]), "the connection was lost in between");
         assert_eq!(tab.errors(), Vec::<String>::new());
     }
     browser.close().await;

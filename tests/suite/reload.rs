@@ -9,49 +9,91 @@ use crate::harness::app::App;
 use crate::harness::client::Client;
 use crate::harness::load::{self, Plan, Watch};
 use crate::harness::plugin::{self, BROKEN, Broken};
-use crate::harness::{PATIENCE, eventually};
+use crate::harness::{PATIENCE, eventually, load_seconds, number, procfs};
 
-const RELOADS: usize = 20;
+/// Reloads, unless `PLUGSOCKET_RELOADS` says how many.
+const RELOADS: u64 = 20;
+/// Connections, and the pause between two messages of each: two thousand a second, or what a debug build beside other tests can do.
+const CONNECTIONS: usize = 100;
+const INTERVAL: Duration = Duration::from_millis(50);
+const INTERVAL_OF_A_TEST: Duration = Duration::from_millis(200);
+/// What hosts and runners may have grown by, beyond what a first reload leaves behind.
+const GROWTH_MAX_KIB: u64 = 64 * 1024;
 
-#[tokio::test]
-async fn twenty_reloads_under_load() {
+/// Resident memory of the hosts, of their runners, and the number of runners.
+fn footprint(hosts: &[u32]) -> (u64, u64, usize) {
+    let runners: Vec<u32> = hosts.iter().flat_map(|host| procfs::runners(*host, "chat")).collect();
+    let sum = |pids: &[u32]| pids.iter().map(|pid| procfs::resident_kib(*pid)).sum();
+    (sum(hosts), sum(&runners), runners.len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reloads_under_load() {
+    let asked = number("PLUGSOCKET_RELOADS");
+    let (reloads, interval) = asked.map_or((RELOADS, INTERVAL_OF_A_TEST), |reloads| (reloads, INTERVAL));
     let builds = [("one", plugin::chat_tagged("one")), ("two", plugin::chat_tagged("two"))];
-    let app = App::start_with(1, 1, |config| config.with("limits.messages_per_second", 0));
+    let app = App::start_with(1, 1, |config| {
+        config.with("limits.messages_per_second", 0).with("probation.time", "1s").with("probation.calls", 100)
+    });
     let plan = Plan {
         urls: app.urls(),
-        connections: 50,
+        connections: CONNECTIONS,
         messages: u64::MAX,
         window: 60,
-        interval: Some(Duration::from_millis(50)), // 50 connections, 20 messages a second each
+        interval: Some(interval),
         action: "echo",
         patience: Duration::from_secs(20),
     };
     let watch = Arc::new(Watch::default());
     let running = tokio::spawn(load::run(plan, Arc::clone(&watch)));
-    eventually("the load to run", PATIENCE * 3, async || watch.answered() > 500).await;
+    eventually("the load to run", PATIENCE * 3, async || watch.answered() > 1_000).await;
+    let steady = Instant::now();
+    tokio::time::sleep(load_seconds()).await; // The measure of what is steady.
+    let hosts = [app.servers[0].pid(), app.workers[0].pid()];
+    let (begin, mut before, mut most) = (Instant::now(), footprint(&hosts), 0);
     let mut times = Vec::new();
-    for (tag, library) in builds.iter().cycle().take(RELOADS) {
+    for (tag, library) in builds.iter().cycle().take(usize::try_from(reloads).unwrap()) {
         watch.expect_version(tag);
         let renamed = Instant::now();
         plugin::install(library, &app.config.plugins_dir(), "chat");
         eventually("an answer of the new build", PATIENCE * 2, async || watch.version_seen().is_some()).await;
         times.push(watch.version_seen().unwrap() - renamed);
+        let now = footprint(&hosts);
+        most = most.max(now.2);
+        if times.len() == 1 {
+            before.0 = before.0.max(now.0); // What a first reload leaves behind in the allocator is no growth.
+        }
     }
+    let end = Instant::now();
+    eventually("as many runners as before", PATIENCE * 6, async || footprint(&hosts).2 == before.2).await;
+    let after = footprint(&hosts);
     watch.stop();
     let report = running.await.unwrap();
     times.sort();
+    let p99_steady = report.percentile_where(0.99, |at| at >= steady && at < begin);
+    let p99 = report.percentile_where(0.99, |at| at >= begin && at < end);
     println!(
-        "{RELOADS} reloads, {} messages: lost {}, out of order {}, closed {}; rename to first answer p50 {:?}, max {:?}; latency p50 {:?}, p99 {:?}",
+        "{reloads} reloads in {:.1?} at {:.0} messages/s, {} messages: lost {}, out of order {}, closed {}; rename to first answer p50 {:.1?}, max \
+         {:.1?}; p99 steady {p99_steady:.1?}, during {p99:.1?}: {:.2} x; hosts {} -> {} KiB, runners {} -> {} KiB, number {} -> {}, most {most}",
+        end - begin,
+        report.sent as f64 / steady.elapsed().as_secs_f64(),
         report.sent,
         report.lost(),
         report.out_of_order,
         report.closed,
         times[times.len() / 2],
         times[times.len() - 1],
-        report.percentile(0.5),
-        report.percentile(0.99)
+        p99.as_secs_f64() / p99_steady.as_secs_f64(),
+        before.0,
+        after.0,
+        before.1,
+        after.1,
+        before.2,
+        after.2,
     );
     report.assert_clean();
+    assert!(p99 < (p99_steady * 2).max(PATIENCE), "p99 during reloads {p99:?}, steady {p99_steady:?}");
+    assert!(after.0 + after.1 < before.0 + before.1 + GROWTH_MAX_KIB, "{before:?} has become {after:?}");
 }
 
 #[tokio::test]
@@ -95,7 +137,16 @@ async fn edits_of_the_action_map_apply_live() {
 
 #[tokio::test]
 async fn broken_libraries_leave_the_old_version_live() {
-    let app = App::start(1, 1);
+    broken_libraries_change_nothing("process").await;
+}
+
+#[tokio::test]
+async fn broken_libraries_leave_the_old_version_live_in_process() {
+    broken_libraries_change_nothing("in-process").await;
+}
+
+async fn broken_libraries_change_nothing(isolation: &str) {
+    let mut app = App::start_with(1, 1, |config| config.with("plugins.chat.isolation", isolation));
     let mut client = Client::enter(&app.urls()[0], "ada").await;
     let version = client.request("echo", json!(0)).await["version"].clone();
     for way in BROKEN {
@@ -107,6 +158,8 @@ async fn broken_libraries_leave_the_old_version_live() {
             Broken::Truncated => "truncated",
             Broken::Hollow => "rejected",
             Broken::Stranger => "export_plugin",
+            Broken::Foreign => "built for",
+            Broken::OtherApi => "this host needs",
         };
         for (process, mark) in [&app.workers[0], &app.servers[0]].into_iter().zip(marks) {
             let line = process.wait_line_after(mark, "rejected", PATIENCE * 2);
@@ -114,11 +167,14 @@ async fn broken_libraries_leave_the_old_version_live() {
         }
         let echo = client.request("echo", json!("serving")).await;
         assert_eq!((&echo["version"], &echo["echo"]), (&version, &json!("serving")), "after {way:?}");
+        for host in [&app.servers[0], &app.workers[0]] {
+            let is_left = async || procfs::children(host.pid()).len() == usize::from(isolation == "process");
+            eventually("one runner, and nothing of what was tried", PATIENCE, is_left).await;
+        }
     }
-    let mark = app.workers[0].lines().len();
+    assert!(app.workers[0].is_running() && app.servers[0].is_running());
     plugin::install(&plugin::chat_tagged("one"), &app.config.plugins_dir(), "chat");
     eventually("a sound build after broken ones", PATIENCE * 2, async || client.request("echo", json!(1)).await["version"] == "one").await;
-    assert!(mark > 0);
 }
 
 #[tokio::test]

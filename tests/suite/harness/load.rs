@@ -75,7 +75,8 @@ pub struct Report {
     pub ran_twice: u64,
     /// Connections that ended before their time.
     pub closed: u64,
-    pub latencies: Vec<Duration>,
+    /// Of every answer: when it came, and how long it took.
+    pub latencies: Vec<(Instant, Duration)>,
 }
 
 impl Report {
@@ -86,7 +87,12 @@ impl Report {
 
     /// The latency that `share` of all answers kept to.
     pub fn percentile(&self, share: f64) -> Duration {
-        let mut latencies = self.latencies.clone();
+        self.percentile_where(share, |_| true)
+    }
+
+    /// As [`Self::percentile`], of the answers that came when `wanted` says.
+    pub fn percentile_where(&self, share: f64, wanted: impl Fn(Instant) -> bool) -> Duration {
+        let mut latencies: Vec<_> = self.latencies.iter().filter(|(at, _)| wanted(*at)).map(|(_, latency)| *latency).collect();
         latencies.sort();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
         let index = ((latencies.len() as f64 * share) as usize).min(latencies.len().saturating_sub(1));
@@ -217,7 +223,7 @@ impl Tally {
             self.report.out_of_order += 1;
         }
         let (_, sent) = self.pending.remove(place).unwrap();
-        self.report.latencies.push(sent.elapsed());
+        self.report.latencies.push((Instant::now(), sent.elapsed()));
         self.report.answered += 1;
         self.watch.answered.fetch_add(1, Ordering::Relaxed);
         if frame["action"] == "error" {

@@ -9,6 +9,7 @@ pub mod http;
 pub mod load;
 pub mod plugin;
 pub mod process;
+pub mod procfs;
 pub mod redis;
 pub mod report;
 pub mod sequence;
@@ -21,6 +22,16 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The end of waiting for a process to start; many tests start theirs at the same time.
 pub const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a load runs whose figures are of interest; longer with `PLUGSOCKET_LOAD_SECONDS`.
+pub fn load_seconds() -> Duration {
+    Duration::from_secs(number("PLUGSOCKET_LOAD_SECONDS").unwrap_or(5))
+}
+
+/// A number in the environment of the tests.
+pub fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
+}
 
 /// Waits until `condition` holds, looking again every few milliseconds.
 ///

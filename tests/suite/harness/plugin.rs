@@ -10,6 +10,8 @@ use std::sync::Mutex;
 
 /// A library that is sound but has nothing to do with us.
 const STRANGER: &str = "#[unsafe(no_mangle)]\npub extern \"C\" fn stranger() -> i32 { 42 }\n";
+/// A plugin of another host: made by abi_stable as ours are, with a module of its own.
+const OTHER_API: &str = include_str!("../runners/other_api.rs.txt");
 
 /// Only one variant is built at a time: all of them share one target folder, so that the dependencies are built once.
 static BUILD: Mutex<()> = Mutex::new(());
@@ -61,11 +63,19 @@ pub fn chat_tagged(tag: &str) -> PathBuf {
 /// # Panics
 /// When it can't be built.
 pub fn from_source(name: &str, source: &str) -> Vec<u8> {
-    let folder = env::current_exe().unwrap().ancestors().nth(3).unwrap().join("suite/sources").join(name);
     let sdk = workspace().join("plugin-api");
+    from_source_with(
+        name,
+        source,
+        &format!("plugsocket-plugin = {{ path = {sdk:?} }}\nserde = {{ version = \"1\", features = [\"derive\"] }}"),
+    )
+}
+
+fn from_source_with(name: &str, source: &str, dependencies: &str) -> Vec<u8> {
+    let folder = env::current_exe().unwrap().ancestors().nth(3).unwrap().join("suite/sources").join(name);
     let manifest = format!(
         "[package]\nname = \"{name}\"\nversion = \"0.0.1\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n\
-         [dependencies]\nplugsocket-plugin = {{ path = {sdk:?} }}\nserde = {{ version = \"1\", features = [\"derive\"] }}\n[workspace]\n"
+         [dependencies]\n{dependencies}\n[workspace]\n"
     );
     fs::create_dir_all(folder.join("src")).unwrap();
     for (file, text) in [("Cargo.toml", manifest.as_str()), ("src/lib.rs", source)] {
@@ -125,10 +135,18 @@ pub enum Broken {
     Hollow,
     /// A sound library that is no plugin.
     Stranger,
+    /// A sound library for another processor.
+    Foreign,
+    /// A plugin, but of another host.
+    OtherApi,
 }
 
 /// Every way.
-pub const BROKEN: [Broken; 5] = [Broken::Empty, Broken::Text, Broken::Truncated, Broken::Hollow, Broken::Stranger];
+pub const BROKEN: [Broken; 7] =
+    [Broken::Empty, Broken::Text, Broken::Truncated, Broken::Hollow, Broken::Stranger, Broken::Foreign, Broken::OtherApi];
+/// Where an ELF file says for which processor it is, and what it says for one that is no host of these tests.
+const ELF_MACHINE: usize = 18;
+const ELF_SPARC: [u8; 2] = [2, 0];
 
 /// The content of a library that is broken in this way.
 ///
@@ -151,6 +169,12 @@ pub fn broken(way: Broken) -> Vec<u8> {
             bytes
         }
         Broken::Stranger => stranger(),
+        Broken::Foreign => {
+            let mut bytes = sound();
+            bytes[ELF_MACHINE..][..ELF_SPARC.len()].copy_from_slice(&ELF_SPARC);
+            bytes
+        }
+        Broken::OtherApi => from_source_with("other_api", OTHER_API, "abi_stable = { version = \"0.11\", default-features = false }"),
     }
 }
 

@@ -27,10 +27,16 @@ pub struct Push {
 pub struct Run {
     pub connection: u64,
     pub number: u64,
-    /// The worker that ran it.
+    /// The worker that ran it, or the server.
     pub process: u64,
     /// That worker's clock, milliseconds since the Unix epoch.
     pub time: u64,
+    /// The same in microseconds.
+    pub micros: u64,
+    /// The process that the plugin's code ran in: a runner, or the worker itself.
+    pub runner: u64,
+    /// Neither a crash nor a failure of the plugin's.
+    pub is_good: bool,
 }
 
 /// How it went. Each count is of messages unless said otherwise.
@@ -44,6 +50,9 @@ pub struct Report {
     pub accepted: u64,
     /// Handled, with an answer that is no error.
     pub done: u64,
+    /// Messages that crash their plugin, sent, and given up with the code `failed`: not counted among errors.
+    pub poisons: u64,
+    pub poisons_failed: u64,
     /// Stored and never answered: whose it was, and when it was sent.
     pub lost: Vec<(usize, Instant)>,
     /// Neither stored nor answered, on a connection that stayed open.
@@ -78,7 +87,9 @@ impl Report {
             self.sent += 1;
             // The answer may come before the receipt, and be the last thing that is waited for.
             self.accepted += u64::from(sent.accepted || matches!(sent.answer, Some((_, None))));
+            self.poisons += u64::from(sent.is_poison);
             match &sent.answer {
+                Some((_, Some(code))) if sent.is_poison && code == "failed" => self.poisons_failed += 1,
                 Some((_, Some(code))) => *self.errors.entry(code.clone()).or_default() += 1,
                 Some(_) => self.done += 1,
                 None if sent.accepted && tally.closed.is_none() => self.lost.push((tally.index, sent.at)),
@@ -102,7 +113,8 @@ impl Report {
         for line in text.lines() {
             let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
             let (connection, number) = (numbers[0], numbers[1]);
-            let run = Run { connection, number, process: numbers[2], time: numbers[3] };
+            let [process, time, micros, runner, is_good] = numbers[2..] else { panic!("{line}") };
+            let run = Run { connection, number, process, time, micros, runner, is_good: is_good == 1 };
             self.runs.push(run.clone());
             if !ran.insert((connection, number)) {
                 self.ran_twice += 1;
@@ -126,6 +138,25 @@ impl Report {
     /// Stored and never answered, of those sent from `begin` on.
     pub fn lost_since(&self, begin: Instant) -> usize {
         self.lost.iter().filter(|(_, sent)| *sent >= begin).count()
+    }
+
+    /// From each crash to the first call in the runner that took the place of the one that crashed, sorted. With one runner at a time.
+    pub fn replacements(&self) -> Vec<Duration> {
+        let mut delays = Vec::new();
+        let mut crash: Option<&Run> = None;
+        for run in &self.runs {
+            if let Some(last) = crash
+                && last.runner != run.runner
+            {
+                delays.push(Duration::from_micros(run.micros.saturating_sub(last.micros)));
+                crash = None;
+            }
+            if !run.is_good {
+                crash = crash.or(Some(run));
+            }
+        }
+        delays.sort();
+        delays
     }
 
     /// What must hold through every fault: nobody cut off, nothing answered twice, nothing out of order, `busy` means not stored.

@@ -37,6 +37,10 @@ pub struct Plan {
     pub push: bool,
     /// Bytes of data in each message beyond the numbers.
     pub padding: usize,
+    /// `trace`, or any other for the handler's fallback.
+    pub action: &'static str,
+    /// One message in so many crashes its plugin; 0 = none.
+    pub poison_every: usize,
     /// How long after the last answer the rest counts as lost.
     pub patience: Duration,
     /// Where the plugin writes what runs.
@@ -53,9 +57,18 @@ impl Plan {
             milliseconds: 0,
             push: false,
             padding: 0,
+            action: "trace",
+            poison_every: 0,
             patience: Duration::from_secs(8),
             trace: trace_file(config),
         }
+    }
+}
+
+impl Plan {
+    /// Spread over connections and time alike.
+    fn is_poison(&self, index: usize, number: usize) -> bool {
+        self.poison_every > 0 && (number * (self.connections + 1) + index) % self.poison_every == self.poison_every - 1
     }
 }
 
@@ -63,9 +76,23 @@ fn trace_file(config: &Config) -> PathBuf {
     config.state_dir().join("trace")
 }
 
+/// The plugin that tells what ran.
+pub fn tracer() -> Vec<u8> {
+    plugin::from_source("tracer", TRACER)
+}
+
+/// A build of it that is bad: so many of a hundred calls fail, or the call of this number crashes.
+pub fn bad_tracer(failing_percent: u64, crashing_call: u64) -> Vec<u8> {
+    let source = TRACER
+        .replace("FAILING_PERCENT: u64 = 0", &format!("FAILING_PERCENT: u64 = {failing_percent}"))
+        .replace("CRASHING_CALL: u64 = 0", &format!("CRASHING_CALL: u64 = {crashing_call}"));
+    assert_ne!(source, TRACER, "the same build");
+    plugin::from_source(&format!("tracer_{failing_percent}_{crashing_call}"), &source)
+}
+
 /// A config with the plugin that tells what ran, as the action `trace`; limits are no part of what is tried.
 pub fn with_tracer(config: Config) -> Config {
-    plugin::install_bytes(&plugin::from_source("tracer", TRACER), &config.plugins_dir(), "tracer");
+    plugin::install_bytes(&tracer(), &config.plugins_dir(), "tracer");
     let file = trace_file(&config).to_str().unwrap().to_owned();
     config
         .with("limits.messages_per_second", 0)
@@ -151,6 +178,8 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 /// One message's fate, as its sender sees it.
 pub struct Sent {
     pub at: Instant,
+    /// Whether it crashes its plugin.
+    pub is_poison: bool,
     pub accepted: bool,
     /// How long the answer took, and its error's code.
     pub answer: Option<(Duration, Option<String>)>,
@@ -214,10 +243,14 @@ async fn connection(plan: Plan, index: usize, shared: Arc<Shared>) -> Tally {
             },
             () = tokio::time::sleep_until(next), if sending => {
                 let number = tally.sent.len();
-                let data = json!({"connection": index, "number": number, "milliseconds": plan.milliseconds, "push": plan.push, "padding": padding});
-                tally.sent.push(Sent { at: Instant::now(), accepted: false, answer: None });
+                let is_poison = plan.is_poison(index, number);
+                let data = json!({
+                    "connection": index, "number": number, "milliseconds": plan.milliseconds, "push": plan.push, "padding": padding,
+                    "poison": is_poison,
+                });
+                tally.sent.push(Sent { at: Instant::now(), is_poison, accepted: false, answer: None });
                 tally.waiting += 1;
-                let frame = json!({"action": "trace", "id": number, "receipt": true, "data": data});
+                let frame = json!({"action": plan.action, "id": number, "receipt": true, "data": data});
                 if let Err(error) = socket.send(Message::text(frame.to_string())).await {
                     tally.closed = Some(error.to_string());
                     break;
