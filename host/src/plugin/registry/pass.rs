@@ -154,7 +154,15 @@ impl Writer {
             Attempted::Known(key) if entry.slot.standby().is_some_and(|standby| standby.key == key) => {
                 return (entry.slot.return_to_standby(), false);
             }
-            Attempted::Known(_) => {}
+            Attempted::Known(key) => {
+                // What was known when the attempt began may have left while it ran: then the file is a new one again.
+                let is_live = entry.slot.holder().into_iter().chain(entry.slot.other()).any(|live| live.key == key);
+                let is_refused = entry.rejected.as_ref().is_some_and(|rejected| rejected.key.as_ref() == Some(&key));
+                if !is_live && !is_refused {
+                    entry.seen = None;
+                }
+                return (Moved::default(), !is_live && !is_refused);
+            }
             Attempted::Quarantined(key) => entry.note_quarantined(name, key),
             Attempted::Rejected(found, error) => entry.reject(name, found, &error),
             Attempted::Live(live) => {
