@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use plugsocket::config::Settings;
-use plugsocket::plugin::{Answer, Call, HostSink, Launcher, LiveVersion, Plugins, Registry, RegistryOptions, Roles};
+use plugsocket::plugin::{Answer, Call, HostSink, Launcher, LiveVersion, Plugins, Registry, RegistryOptions, Roles, Trust};
 use plugsocket_plugin::call::{HostOperation, Operation, Status};
 use plugsocket_plugin::testing::{self, MockContext};
 use plugsocket_plugin::{Action, Config};
@@ -139,7 +139,8 @@ impl Started {
         let settings = Settings { plugins_dir, state_dir: folder.path().join("var"), ..toml::from_str(&text)? };
         let roles = Roles { handler: false, actions: true };
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        let registry = Registry::start(RegistryOptions { roles, settings, launcher: Launcher::own_executable()? }).await?;
+        let registry =
+            Registry::start(RegistryOptions { roles, settings, launcher: Launcher::own_executable()?, trust: Trust::Warned }).await?;
         let version = registry.action("echo").with_context(|| format!("the chat is not live: {:?}", registry.snapshot()))?;
         Ok(Self { registry, version, _folder: folder })
     }

@@ -13,6 +13,7 @@ mod flow;
 mod hostile;
 mod nodes;
 mod page;
+mod plugins_tool;
 mod poison;
 mod queue_tool;
 mod reload;

@@ -14,6 +14,7 @@ use crate::harness::app::App;
 use crate::harness::config::Config;
 use crate::harness::plugin;
 use crate::harness::process::Process;
+use crate::harness::tool::{self, Said};
 use crate::harness::{START_PATIENCE, eventually};
 
 const SOURCE: &str = include_str!("queue_tool/plugin.rs.txt");
@@ -42,41 +43,8 @@ fn open(app: &App, name: &str) {
     fs::remove_file(gate(app, name)).unwrap();
 }
 
-/// What one run of `plugsocket queue` said: its exit code, and the lines of both its outputs.
-struct Said {
-    code: i32,
-    lines: Vec<String>,
-}
-
-impl Said {
-    #[track_caller]
-    fn ok(self) -> Self {
-        self.code_is(0)
-    }
-
-    #[track_caller]
-    fn code_is(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{:#?}", self.lines);
-        self
-    }
-
-    #[track_caller]
-    fn says(self, words: &str) -> Self {
-        assert!(self.lines.iter().any(|line| line.contains(words)), "no {words:?} in {:#?}", self.lines);
-        self
-    }
-
-    fn json(&self) -> Vec<Value> {
-        self.lines.iter().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-}
-
-/// Runs `plugsocket queue` with nobody at its standard input.
 fn queue(config: &Config, args: &str) -> Said {
-    let args: Vec<&str> = ["queue"].into_iter().chain(args.split_whitespace()).chain(["--config", config.path()]).collect();
-    let mut process = Process::tool(&args);
-    let code = process.wait_exit(START_PATIENCE).code().unwrap();
-    Said { code, lines: process.lines() }
+    tool::run(config, &format!("queue {args}"))
 }
 
 fn status(app: &App) -> Value {

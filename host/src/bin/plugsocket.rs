@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use plugsocket::run;
-use plugsocket::tool::{check, new, queue, send};
+use plugsocket::tool::{check, new, plugins, queue, send};
 
 /// A WebSocket server whose message handlers are native plugins.
 #[derive(Parser)]
@@ -16,6 +16,7 @@ use plugsocket::tool::{check, new, queue, send};
   plugsocket check                                         # would config and plugins be accepted?
   plugsocket send --to-user 7 chat_text '{\"text\": \"hi\"}'   # to clients, through Redis
   plugsocket queue status                                  # what waits where, who works, what is dead
+  plugsocket plugins list                                  # which builds run where, and why one was refused
 
 For production: plugsocket-server and plugsocket-worker."
 )]
@@ -32,6 +33,8 @@ enum Command {
     Send(send::SendArgs),
     /// Shows and mends the queue in Redis.
     Queue(queue::QueueArgs),
+    /// Shows the plugins of the processes that run; reloads, takes back, tries again, allows.
+    Plugins(plugins::PluginsArgs),
     /// Checks the config file and every plugin in it, without running them.
     Check(check::CheckArgs),
     /// Makes the folder of a new plugin.
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Dev(args) => run::block_on(run::dev::run(args)),
         Command::Send(args) => run::block_on(send::send(args)),
         Command::Queue(args) => run::block_on(queue::run(args)),
+        Command::Plugins(args) => run::block_on(plugins::run(args)),
         Command::Check(args) => run::block_on(check::check(args)),
         Command::New(args) => run::exit_code(new::new(&args)),
     }

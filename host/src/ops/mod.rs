@@ -1,5 +1,6 @@
 //! What operators need of a process: signals, logs, metrics, and the ops listener apart from the public one.
 
+pub mod control;
 pub mod http;
 mod listener;
 pub mod logs;

@@ -27,6 +27,12 @@ pub enum PluginError {
         /// The system's reason.
         source: io::Error,
     },
+    /// Others could change it.
+    #[error("{0}")]
+    Untrusted(String),
+    /// `plugins.lock` does not list it, or can't be read.
+    #[error("{0}")]
+    Lock(String),
     /// Somebody keeps writing to the file.
     #[error("the file kept changing for {0:?}: build elsewhere, then rename it into the plugins folder")]
     Restless(Duration),
@@ -46,7 +52,7 @@ pub enum PluginError {
     #[error("{0}")]
     Check(String),
     /// Loading more would end the process.
-    #[error("{0} versions were loaded since this process started and none can be unloaded: restart it to load further ones")]
+    #[error("{0} libraries were loaded into this process and none can be unloaded: it drains and starts anew, then this one is tried")]
     TooManyVersions(u64),
 }
 
@@ -54,7 +60,7 @@ impl PluginError {
     /// Whether the same file may succeed later.
     #[must_use]
     pub fn is_worth_retrying(&self) -> bool {
-        matches!(self, Self::Constructor(_) | Self::Files { .. } | Self::Restless(_))
+        matches!(self, Self::Constructor(_) | Self::Files { .. } | Self::Restless(_) | Self::Untrusted(_) | Self::Lock(_))
     }
 
     pub(super) fn files(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {

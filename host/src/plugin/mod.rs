@@ -2,6 +2,7 @@
 
 mod blame;
 mod check;
+mod control;
 mod crumbs;
 mod desk;
 mod error;
@@ -10,6 +11,7 @@ mod frames;
 mod inspect;
 mod launcher;
 mod library;
+mod lock;
 mod log;
 mod pool;
 mod registry;
@@ -18,6 +20,7 @@ mod runners;
 mod store;
 #[cfg(test)]
 pub(crate) mod testing;
+mod trust;
 mod watcher;
 
 use std::ffi::{OsStr, OsString};
@@ -26,13 +29,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::check::Checker;
+pub use self::control::{
+    ANSWER_TIMEOUT, ControlAnswer, ControlRequest, PATH_ENDING, REQUEST_BYTES_MAX, SOCKET_ENDING, SOCKET_PATH_BYTES_MAX, control_dir,
+    noted_socket,
+};
 pub use self::error::PluginError;
 pub use self::floor::{Floor, Place};
 pub use self::inspect::{Inspection, inspect};
 pub use self::launcher::Launcher;
+pub use self::lock::{Lock, sha256_of};
 pub use self::pool::{InProcess, PoolOptions};
-pub use self::registry::{PluginState, PluginStatus, Registry, RegistryOptions, RejectionStatus, Roles, judge, library_path};
-pub use self::store::{Staged, StagedStore};
+pub use self::registry::{
+    PluginState, PluginStatus, Registry, RegistryError, RegistryOptions, RejectionStatus, Roles, VersionState, VersionStatus, judge,
+    library_path,
+};
+pub use self::store::{Guard, Staged, StagedStore};
+pub use self::trust::{Trust, private_folder};
 pub use self::watcher::{Change, Watcher};
 
 use async_trait::async_trait;

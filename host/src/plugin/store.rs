@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,12 +11,14 @@ use std::time::{Duration, Instant, SystemTime};
 use sha2::{Digest as _, Sha256};
 
 use super::error::PluginError;
+use super::lock::Lock;
+use super::trust::{Trust, private_folder};
 
 /// How long a file must be unchanged before it is copied.
 const REST: Duration = Duration::from_millis(50);
 /// How long a file may keep changing before it is given up until its next event.
 const REST_TIMEOUT: Duration = Duration::from_secs(10);
-const CHUNK_BYTES: usize = 64 * 1024;
+pub(super) const CHUNK_BYTES: usize = 64 * 1024;
 /// Younger copies are not removed, whoever made them.
 const LEFTOVER_AGE_MIN: Duration = Duration::from_secs(60);
 /// Copies of processes whose end can't be seen (no `/proc`) are kept this long.
@@ -30,6 +32,16 @@ static FIRST_OPENED: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
 #[derive(Debug, Clone)]
 pub struct StagedStore {
     folder: PathBuf,
+    guard: Guard,
+}
+
+/// Which files are copied at all.
+#[derive(Debug, Clone, Default)]
+pub struct Guard {
+    /// What is done about files that others could change.
+    pub trust: Trust,
+    /// When this file exists, only what it lists is copied.
+    pub plugins_lock: Option<PathBuf>,
 }
 
 /// One private copy. Each has a path of its own: the loader answers a path it has seen with the old library.
@@ -39,6 +51,8 @@ pub struct Staged {
     pub path: PathBuf,
     /// sha256 over the file's bytes and the config table, in hex.
     pub version: String,
+    /// sha256 over the file's bytes alone, in hex: what `sha256sum` prints.
+    pub sha256: String,
     /// What the file looked like, to see later whether it changed.
     pub(super) fingerprint: Fingerprint,
 }
@@ -76,32 +90,45 @@ impl StagedStore {
     /// Opens the folder, makes it if need be (mode 0700), and removes copies of processes that have ended.
     ///
     /// # Errors
-    /// [`PluginError::Files`]
+    /// [`PluginError::Files`]; [`PluginError::Untrusted`] when the folder is somebody else's.
     pub fn open(state_dir: &Path) -> Result<Self, PluginError> {
         LazyLock::force(&FIRST_OPENED);
         let folder = state_dir.join("plugins");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(PluginError::files("make the folder", &folder))?;
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).map_err(PluginError::files("close to others", &folder))?;
-        let store = Self { folder };
+        private_folder(&folder)?;
+        let store = Self { folder, guard: Guard::default() };
         store.remove_leftovers()?;
         Ok(store)
     }
 
-    /// Copies a file that is at rest, from one descriptor, hashing what it copies. Blocks; waits up to 10 s for the file to rest.
+    /// Under this guard, instead of one that refuses what others could change and has no list.
+    #[must_use]
+    pub fn guarded(mut self, guard: Guard) -> Self {
+        self.guard = guard;
+        self
+    }
+
+    /// Copies a file that is at rest, from one descriptor that was checked, hashing what it copies. Blocks; waits up to 10 s for the file
+    /// to rest.
     ///
     /// # Errors
+    /// [`PluginError::Untrusted`] when others could change the file, [`PluginError::Lock`] when it is not listed,
     /// [`PluginError::Restless`] when the file keeps changing, [`PluginError::NotLoadable`] when it is no file,
     /// [`PluginError::Files`] when the system refuses.
     pub fn stage(&self, name: &str, source: &Path, config: &[u8]) -> Result<Staged, PluginError> {
         let started = Instant::now();
         loop {
             if let Some(staged) = self.try_stage(name, source, config)? {
-                return Ok(staged);
+                return self.check_listed(name, staged);
             }
             if started.elapsed() > REST_TIMEOUT {
                 return Err(PluginError::Restless(REST_TIMEOUT));
             }
         }
+    }
+
+    /// Where the copies are; other state of plugins lies beside them.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Removes a copy that will not be loaded, or whose version has ended.
@@ -111,14 +138,19 @@ impl StagedStore {
         }
     }
 
+    fn check_listed(&self, name: &str, staged: Staged) -> Result<Staged, PluginError> {
+        let checked = self.guard.plugins_lock.as_deref().map_or(Ok(()), |lock| Lock::check(lock, self.guard.trust, name, &staged.sha256));
+        if checked.is_err() {
+            self.remove(&staged);
+        }
+        checked.map(|()| staged)
+    }
+
     /// `None` when the file changed meanwhile.
     fn try_stage(&self, name: &str, source: &Path, config: &[u8]) -> Result<Option<Staged>, PluginError> {
-        let mut file = File::open(source).map_err(PluginError::files("open", source))?;
+        let mut file = self.guard.trust.open(source)?;
         let look = |file: &File| file.metadata().map_err(PluginError::files("read", source));
         let before = look(&file)?;
-        if !before.is_file() {
-            return Err(PluginError::NotLoadable("not a regular file".to_owned()));
-        }
         let fingerprint = Fingerprint::from(&before);
         let age = before.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
         if age.is_none_or(|age| age < REST) {
@@ -130,14 +162,14 @@ impl StagedStore {
         let number = COPIES.fetch_add(1, Ordering::Relaxed);
         let owner = std::process::id();
         let draft = Draft::create(self.folder.join(format!("{name}.{owner}.{number}.draft")))?;
-        let version = draft.fill(&mut file, source, config)?;
+        let (version, sha256) = draft.fill(&mut file, source, config)?;
         if Fingerprint::from(&look(&file)?) != fingerprint || Fingerprint::of(source) != Some(fingerprint) {
             std::thread::sleep(REST);
             return Ok(None);
         }
         let path = self.folder.join(format!("{name}-{version}.{owner}.{number}.so"));
         draft.keep(&path)?;
-        Ok(Some(Staged { path, version, fingerprint }))
+        Ok(Some(Staged { path, version, sha256, fingerprint }))
     }
 
     fn remove_leftovers(&self) -> Result<(), PluginError> {
@@ -177,6 +209,10 @@ fn is_leftover(owner: u32, made: SystemTime) -> bool {
     SystemTime::now().duration_since(made).is_ok_and(|age| age > UNKNOWN_OWNER_AGE_MAX)
 }
 
+pub(super) fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A copy in the making; removed unless it is kept.
 struct Draft {
     path: PathBuf,
@@ -190,8 +226,8 @@ impl Draft {
         Ok(Self { path, file, is_kept: false })
     }
 
-    /// Copies and answers the version.
-    fn fill(&self, source: &mut File, source_path: &Path, config: &[u8]) -> Result<String, PluginError> {
+    /// Copies and answers the version, and the sha256 of the file alone.
+    fn fill(&self, source: &mut File, source_path: &Path, config: &[u8]) -> Result<(String, String), PluginError> {
         let mut hash = Sha256::new();
         let mut chunk = vec![0; CHUNK_BYTES];
         let mut copy = &self.file;
@@ -201,8 +237,9 @@ impl Draft {
             hash.update(part);
             copy.write_all(part).map_err(PluginError::files("write", &self.path))?;
         }
+        let sha256 = hex(hash.clone());
         hash.update(config);
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok((hex(hash), sha256))
     }
 
     fn keep(mut self, path: &Path) -> Result<(), PluginError> {

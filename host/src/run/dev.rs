@@ -10,7 +10,7 @@ use super::process::{Process, announce, open_redis, plugin_reasons, server_readi
 use crate::config::{Common, Override};
 use crate::ops::http::Page;
 use crate::plugin::Plugins;
-use crate::plugin::Roles;
+use crate::plugin::{Roles, Trust};
 use crate::queue::QueueOptions;
 use crate::server::Server;
 use crate::{queue, worker};
@@ -42,12 +42,13 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
         "memory" => queue::memory::open(QueueOptions::from_settings(&settings)),
         _ => open_redis(&process, &settings)?,
     };
-    let registry = process.start_plugins(Roles { handler: true, actions: true }).await?;
+    let registry = process.start_plugins(Roles { handler: true, actions: true }, Trust::Warned).await?;
     let plugins: Arc<dyn Plugins> = Arc::clone(&registry) as _;
     let server = Server::bind(queue.clone(), Arc::clone(&plugins), Arc::clone(&process.settings), process.node.clone()).await?;
     let readiness = server_readiness(server.sessions(), &registry, &queue);
     let ops = process.serve_ops(ops, &queue, readiness, demo_pages(server.local_addr()))?;
     process.keep_current(&registry)?;
+    process.serve_control("dev", &registry).await;
     let worker_stop = process.end.child_token();
     let work = worker::run(queue, plugins, Arc::clone(&process.settings), process.node.clone(), worker_stop.clone());
     let stop = process.stop.clone();
@@ -77,8 +78,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let drained = work.await??;
     tracing::info!(?drained, "worker ended");
     registry.close().await;
-    process.finish().await;
-    Ok(())
+    process.finish(&registry).await
 }
 
 /// The demo page of the chat plugin, and where its socket is.

@@ -1,25 +1,31 @@
 //! What every long-running process has: settings, log, metrics, signals, the ops listener, and reloading of what applies live.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Common;
 use crate::config::{Follower, LiveSettings, Override, Settings, Source};
+use crate::ops::control::{ControlSocket, Operate};
 use crate::ops::http::{Ops, Page, Readiness};
 use crate::ops::logs::Logs;
 use crate::ops::metrics::Metrics;
 use crate::ops::signals;
+use crate::plugin::ControlRequest;
 use crate::plugin::Launcher;
 use crate::plugin::Plugins as _;
 use crate::plugin::{Change, Watcher};
-use crate::plugin::{Registry, RegistryOptions, Roles};
+use crate::plugin::{PluginState, PluginStatus};
+use crate::plugin::{Registry, RegistryOptions, Roles, Trust};
 use crate::queue::{self, Health, Queue, QueueOptions};
 use crate::server::Sessions;
 use crate::wire::ids::NodeId;
@@ -39,6 +45,8 @@ pub(super) struct Process {
     metrics: Metrics,
     pub node: NodeId,
     /// Fires at the first signal.
+    signalled: CancellationToken,
+    /// Fires then too, and when the process is to be started anew.
     pub stop: CancellationToken,
     /// Fires after the drain: ends what the drain still needed.
     pub end: CancellationToken,
@@ -51,6 +59,7 @@ impl Process {
         let source = common.source(first);
         let (settings, follower) = Follower::start(source.clone())?;
         let logs = Logs::start(&settings.log_level, common.log_format)?;
+        let signalled = signals::install()?;
         let process = Self {
             source,
             follower: Mutex::new(Some(follower)),
@@ -58,7 +67,8 @@ impl Process {
             logs,
             metrics: Metrics::start()?,
             node: NodeId::random()?,
-            stop: signals::install()?,
+            stop: signalled.child_token(),
+            signalled,
             end: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -105,11 +115,29 @@ impl Process {
     }
 
     /// Brings up the plugins the settings ask for.
-    pub async fn start_plugins(&self, roles: Roles) -> anyhow::Result<Arc<Registry>> {
-        let plugins_dir = &self.settings.load().plugins_dir;
-        std::fs::create_dir_all(plugins_dir).with_context(|| format!("{} can't be made", plugins_dir.display()))?;
-        let options = RegistryOptions { roles, settings: Arc::clone(&self.settings), launcher: Launcher::own_executable()? };
-        Ok(Registry::start(options).await?)
+    pub async fn start_plugins(&self, roles: Roles, trust: Trust) -> anyhow::Result<Arc<Registry>> {
+        let options = RegistryOptions { roles, settings: Arc::clone(&self.settings), launcher: Launcher::own_executable()?, trust };
+        let registry = Registry::start(options).await?;
+        let (worn, stop, end) = (registry.worn(), self.stop.clone(), self.end.clone());
+        self.tasks.spawn(async move {
+            if end.run_until_cancelled(worn.cancelled()).await.is_some() {
+                tracing::warn!("stopping to start anew: no more plugin libraries can be loaded into this process (retired_max)");
+                stop.cancel();
+            }
+        });
+        Ok(registry)
+    }
+
+    /// Opens the control socket of a process in this role. Without it nobody is served worse, so that its failure is told and no more.
+    pub async fn serve_control(&self, role: &str, registry: &Arc<Registry>) {
+        let state_dir = &self.settings.load().state_dir;
+        match ControlSocket::bind(state_dir, role).await {
+            Ok(socket) => {
+                tracing::debug!(path = %socket.path().display(), "control socket open");
+                drop(self.tasks.spawn(socket.serve(operate(registry), self.tasks.clone(), self.end.clone())));
+            }
+            Err(error) => tracing::warn!(%error, "no control socket: `plugsocket plugins` will not find this process"),
+        }
     }
 
     /// Applies changes of plugins and config until the process ends; a second call does nothing.
@@ -142,14 +170,34 @@ impl Process {
         Ok(())
     }
 
-    /// Ends what is left once the drain is over.
-    pub async fn finish(self) {
+    /// Ends what is left once the drain is over. A process that is worn, and that nobody asked to stop, starts anew and does not come
+    /// back from here.
+    pub async fn finish(self, registry: &Registry) -> anyhow::Result<()> {
         self.end.cancel();
         self.tasks.close();
         if tokio::time::timeout(TASKS_END, self.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = self.tasks.len(), "background tasks did not end in time");
         }
+        if registry.worn().is_cancelled() && !self.signalled.is_cancelled() {
+            return start_anew();
+        }
+        Ok(())
     }
+}
+
+/// Puts a fresh process of the same executable, arguments and environment into this one's place, with the same process id.
+fn start_anew() -> anyhow::Result<()> {
+    use std::os::unix::process::CommandExt as _;
+    // On Linux the link stays right when the file is replaced by an upgrade.
+    let link = Path::new("/proc/self/exe");
+    let program = if link.exists() { link.to_owned() } else { std::env::current_exe().context("this executable is not found")? };
+    let mut arguments = std::env::args_os();
+    let mut command = Command::new(&program);
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    tracing::info!("starting anew");
+    Err(anyhow::Error::from(command.args(arguments).exec()).context("this process can't start anew; start it again"))
 }
 
 /// Whether something was applied.
@@ -178,6 +226,23 @@ async fn reload(follower: &mut Follower, live: &LiveSettings, logs: &Logs) -> bo
     }
     tracing::info!(actions = after.actions.len(), "config applied");
     true
+}
+
+/// What the control socket does with its requests.
+fn operate(registry: &Arc<Registry>) -> Operate {
+    let registry = Arc::clone(registry);
+    Arc::new(move |request| {
+        let registry = Arc::clone(&registry);
+        Box::pin(async move {
+            let done = match request {
+                ControlRequest::List => return serde_json::to_value(&*registry.snapshot()).map_err(|error| error.to_string()),
+                ControlRequest::Reload => registry.reload().await.map(|()| "every plugin looked at".to_owned()),
+                ControlRequest::Rollback { plugin } => registry.rollback(&plugin).await,
+                ControlRequest::Retry { sha256 } => registry.retry(&sha256).await,
+            };
+            done.map(Value::String).map_err(|error| error.to_string())
+        })
+    })
 }
 
 /// Why a server can't serve clients at present.
@@ -211,7 +276,11 @@ pub(super) fn worker_readiness(registry: &Arc<Registry>, queue: &Queue) -> Readi
 pub(super) fn plugin_reasons(registry: &Registry) -> Vec<String> {
     let statuses = registry.snapshot();
     let down = statuses.iter().filter(|status| status.version.is_none());
+    let parked = |status: &PluginStatus| status.versions.first().and_then(|version| version.last_reason.clone());
     down.map(|status| match &status.last_rejection {
+        _ if status.state == PluginState::Parked => {
+            format!("plugin `{}`: parked, no runner of it comes up: {}", status.name, parked(status).unwrap_or_default())
+        }
         Some(rejection) => format!("plugin `{}`: {}", status.name, rejection.reason),
         None => format!("plugin `{}`: its file is missing", status.name),
     })

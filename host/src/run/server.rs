@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::process::{Process, announce, open_redis, server_readiness};
 use crate::config::Common;
 use crate::plugin::Plugins;
-use crate::plugin::Roles;
+use crate::plugin::{Roles, Trust};
 use crate::server::Server;
 
 /// Runs a server until a signal ends it.
@@ -17,12 +17,13 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let settings = process.settings.load_full();
     let ops = Process::bind_ops(settings.ops.listen, "ops.listen").await?;
     let queue = open_redis(&process, &settings)?;
-    let registry = process.start_plugins(Roles { handler: true, actions: false }).await?;
+    let registry = process.start_plugins(Roles { handler: true, actions: false }, Trust::Enforced).await?;
     let plugins: Arc<dyn Plugins> = Arc::clone(&registry) as _;
     let server = Server::bind(queue.clone(), plugins, Arc::clone(&process.settings), process.node.clone()).await?;
     let readiness = server_readiness(server.sessions(), &registry, &queue);
     let ops = process.serve_ops(ops, &queue, readiness, Vec::new())?;
     process.keep_current(&registry)?;
+    process.serve_control("server", &registry).await;
     announce(&format!("listening on ws://{}/", server.local_addr()));
     if let Some(ops) = ops {
         announce(&format!("ops on http://{ops}/"));
@@ -30,6 +31,5 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let drained = server.run(process.stop.clone()).await;
     tracing::info!(?drained, "server ended");
     registry.close().await;
-    process.finish().await;
-    Ok(())
+    process.finish(&registry).await
 }

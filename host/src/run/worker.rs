@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::process::{Process, announce, open_redis, worker_readiness};
 use crate::config::Common;
 use crate::plugin::Plugins;
-use crate::plugin::Roles;
+use crate::plugin::{Roles, Trust};
 use crate::worker;
 
 /// Runs a worker until a signal ends it.
@@ -17,10 +17,11 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let settings = process.settings.load_full();
     let ops = Process::bind_ops(settings.ops.worker_listen, "ops.worker_listen").await?;
     let queue = open_redis(&process, &settings)?;
-    let registry = process.start_plugins(Roles { handler: false, actions: true }).await?;
+    let registry = process.start_plugins(Roles { handler: false, actions: true }, Trust::Enforced).await?;
     let readiness = worker_readiness(&registry, &queue);
     let ops = process.serve_ops(ops, &queue, readiness, Vec::new())?;
     process.keep_current(&registry)?;
+    process.serve_control("worker", &registry).await;
     if let Some(ops) = ops {
         announce(&format!("ops on http://{ops}/"));
     }
@@ -29,6 +30,5 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let drained = worker::run(queue, plugins, Arc::clone(&process.settings), process.node.clone(), process.stop.clone()).await?;
     tracing::info!(?drained, "worker ended");
     registry.close().await;
-    process.finish().await;
-    Ok(())
+    process.finish(&registry).await
 }

@@ -7,8 +7,8 @@ use anyhow::{anyhow, bail};
 use clap::Args;
 use plugsocket_plugin::call::{Manifest, Role};
 
-use crate::config::{ActionSettings, Common, PluginSettings, Settings};
-use crate::plugin::{Checker, Launcher, PluginError, inspect, judge, library_path};
+use crate::config::{ActionSettings, Common, Settings};
+use crate::plugin::{Checker, Launcher, Lock, PluginError, Trust, inspect, judge, library_path, sha256_of};
 
 /// Flags of `check`.
 #[derive(Debug, Args)]
@@ -34,9 +34,12 @@ pub async fn check(args: CheckArgs) -> anyhow::Result<()> {
     println!("{}: ok, {} actions", args.common.config.display(), settings.actions.len());
     let checker = Checker::new(Launcher::own_executable()?);
     let mut refused = 0;
+    let is_installed = args.libraries.is_empty();
     for subject in subjects(&settings, args.libraries) {
         let place = subject.path.as_ref().map_or_else(|_| subject.name.clone(), |path| path.display().to_string());
-        match try_out(&checker, &settings, &subject).await {
+        let listed = if is_installed { check_listed(&settings, &subject) } else { Ok(()) };
+        let tried = try_out(&checker, &settings, &subject).await;
+        match tried.and_then(|manifest| listed.map(|()| manifest)) {
             Ok(Manifest { name, version, handler, actions, .. }) => {
                 let handler = if handler { "handler, " } else { "" };
                 println!("{place}: ok: {name} {version}, {handler}actions: {}", actions.join(", "));
@@ -54,24 +57,30 @@ pub async fn check(args: CheckArgs) -> anyhow::Result<()> {
 }
 
 /// One library, and what the config wants of it.
-struct Subject {
-    name: String,
+pub(super) struct Subject {
+    pub(super) name: String,
     roles: Vec<Role>,
     actions: Vec<String>,
-    path: Result<PathBuf, PluginError>,
+    pub(super) path: Result<PathBuf, PluginError>,
+}
+
+/// Whether plugins.lock lets it pass, if there is one.
+fn check_listed(settings: &Settings, subject: &Subject) -> anyhow::Result<()> {
+    let Ok(path) = &subject.path else { return Ok(()) };
+    // Whom files belong to is for the processes to judge, which may run as another user.
+    Ok(Lock::check(&settings.plugins_lock, Trust::Warned, &subject.name, &sha256_of(path)?)?)
 }
 
 /// The steps a reload takes, short of serving anybody.
-async fn try_out(checker: &Checker, settings: &Settings, subject: &Subject) -> anyhow::Result<Manifest> {
+pub(super) async fn try_out(checker: &Checker, settings: &Settings, subject: &Subject) -> anyhow::Result<Manifest> {
     let path = subject.path.as_ref().map_err(|error| anyhow!("{error}"))?;
     inspect(path)?;
-    let config = settings.plugins.get(&subject.name).map(|plugin| plugin.config.clone()).unwrap_or_default();
-    let config = serde_json::to_value(config)?.as_object().cloned().unwrap_or_default();
+    let plugin = settings.plugins.get(&subject.name).cloned().unwrap_or_default();
+    let config = serde_json::to_value(plugin.config)?.as_object().cloned().unwrap_or_default();
     let manifest = checker.check(path, &subject.roles, &config).await?;
     // A library that the config does not name yet may be anything.
     let wanted: &[Role] = if subject.actions.is_empty() && subject.roles.len() > 1 { &[] } else { &subject.roles };
-    let isolation = settings.plugins.get(&subject.name).map_or_else(|| PluginSettings::default().isolation, |plugin| plugin.isolation);
-    judge(&manifest, wanted, isolation)?;
+    judge(&manifest, wanted, plugin.isolation)?;
     let missing: Vec<_> = subject.actions.iter().filter(|action| !manifest.actions.contains(action)).map(String::as_str).collect();
     if !missing.is_empty() {
         bail!("[actions] wants {} of it, but it exports only: {}", missing.join(", "), manifest.actions.join(", "));
@@ -79,7 +88,8 @@ async fn try_out(checker: &Checker, settings: &Settings, subject: &Subject) -> a
     Ok(manifest)
 }
 
-fn subjects(settings: &Settings, libraries: Vec<PathBuf>) -> Vec<Subject> {
+/// What is to be checked: `libraries`, or without any what the config names.
+pub(super) fn subjects(settings: &Settings, libraries: Vec<PathBuf>) -> Vec<Subject> {
     let by_path = |path: PathBuf| {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let name = stem.strip_prefix("lib").unwrap_or(&stem).to_owned();

@@ -2,6 +2,8 @@
 
 pub mod check;
 pub mod new;
+pub mod plugins;
+mod print;
 pub mod queue;
 pub mod reach;
 pub mod send;

@@ -1,6 +1,7 @@
 //! Config files for the processes under test: complete, in a folder of their own, every address chosen by the kernel.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use tempfile::TempDir;
@@ -24,7 +25,9 @@ impl Config {
     pub fn chat(queue: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for folder in ["plugins", "var"] {
-            fs::create_dir(dir.path().join(folder)).unwrap();
+            let folder = dir.path().join(folder);
+            fs::create_dir(&folder).unwrap();
+            fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap(); // Whatever the umask of who runs this.
         }
         let path = dir.path().join("plugsocket.toml").to_str().unwrap().to_owned();
         let mut config = Self { table: Table::new(), dir, path }

@@ -13,6 +13,7 @@ pub mod procfs;
 pub mod redis;
 pub mod report;
 pub mod sequence;
+pub mod tool;
 
 use std::time::Duration;
 

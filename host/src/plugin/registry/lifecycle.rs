@@ -4,30 +4,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use plugsocket_plugin::call::{CreateRequest, Manifest, Role};
+use plugsocket_plugin::call::{Manifest, Role};
 use serde_json::{Map, Value};
-use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{self, Instant};
 
-use crate::config::{Isolation, PluginSettings};
-use crate::plugin::check::Checker;
+use super::facts::Facts;
+use super::record::Good;
+use super::start::{Start, Starter, blocking};
+use super::watched::{Tally, Watched};
+use crate::config::PluginSettings;
+use crate::plugin::blame::RunnerEvent;
 use crate::plugin::error::PluginError;
-use crate::plugin::inspect::inspect;
-use crate::plugin::launcher::Launcher;
-use crate::plugin::library::{Instance, Library, loaded_count};
-use crate::plugin::pool::{InProcess, PoolHost, PoolOptions};
-use crate::plugin::runners::{Runners, RunnersOptions};
 use crate::plugin::store::{Fingerprint, Staged, StagedStore};
 use crate::plugin::{LiveVersion, Retirable};
-use crate::wire::codes::SYSTEM_ACTIONS;
 
-/// How long the constructor may take in this process, after it succeeded in the throw-away one.
-const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long calls that run on a retired version are waited for.
-const RETIRE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long instances that are killed are waited for.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 const RETIRE_POLL: Duration = Duration::from_millis(10);
-/// Each load costs memory and may cost a thread-local key, of which a process has 1 024; the load beyond them aborts it.
-const LOADS_MAX: u64 = 900;
 
 /// What the settings ask of one plugin.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,11 +31,17 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    fn config(&self) -> Result<Map<String, Value>, PluginError> {
+    pub(super) fn config(&self) -> Result<Map<String, Value>, PluginError> {
         match serde_json::to_value(&self.settings.config) {
             Ok(Value::Object(config)) => Ok(config),
             _ => Err(PluginError::Manifest("the config table has no JSON form".to_owned())),
         }
+    }
+
+    /// With the config table that a version was good with.
+    pub(super) fn with_config_of(&self, good: &Good) -> Self {
+        let config = toml::Table::try_from(&good.config).unwrap_or_default();
+        Self { roles: self.roles.clone(), settings: PluginSettings { config, ..self.settings.clone() } }
     }
 }
 
@@ -49,17 +49,22 @@ impl Wanted {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Key {
     pub(super) version: String,
-    wanted: Wanted,
+    pub(super) wanted: Wanted,
 }
 
-/// A version that takes calls.
+/// A version that takes calls, or could.
 pub(super) struct Live {
     pub(super) key: Key,
+    pub(super) facts: Arc<Facts>,
     pub(super) manifest: Manifest,
     pub(super) handler: Option<Arc<LiveVersion>>,
     pub(super) actions: Option<Arc<LiveVersion>>,
-    pools: Vec<Arc<dyn Retirable>>,
-    staged: Staged,
+    pub(super) events: mpsc::UnboundedReceiver<RunnerEvent>,
+    /// Why none of its instances comes up at present.
+    pub(super) parked: Option<String>,
+    pub(super) is_in_process: bool,
+    pub(super) staged: Staged,
+    instances: Vec<Arc<dyn Retirable>>,
 }
 
 /// Everything one attempt needs.
@@ -67,21 +72,39 @@ pub(super) struct Attempt {
     pub(super) name: String,
     pub(super) file: PathBuf,
     pub(super) wanted: Wanted,
-    pub(super) store: StagedStore,
-    pub(super) launcher: Launcher,
-    pub(super) runtime: Handle,
+    pub(super) tools: Tools,
     /// What is live or refused already and is not tried again.
     pub(super) known: Vec<Key>,
+    pub(super) quarantined: Vec<String>,
+    /// At the first look: the version to begin with, when the file is another one.
+    pub(super) good: Option<(Good, PathBuf)>,
+    /// The `seen` that counts afterwards, when `file` is not the one in the plugins folder.
+    pub(super) seen: Option<Fingerprint>,
+}
+
+/// What every attempt works with.
+#[derive(Clone)]
+pub(super) struct Tools {
+    pub(super) store: StagedStore,
+    pub(super) starter: Arc<dyn Starter>,
+    pub(super) wake: Arc<Notify>,
+    pub(super) is_worn: bool,
 }
 
 /// How an attempt ended.
 pub(super) enum Attempted {
     /// The file is one that is known already.
-    Known,
+    Known(Key),
+    /// Its version is not tried until somebody asks for it.
+    Quarantined(Key),
     /// A new version.
     Live(Box<Live>),
-    /// Refused. The key is missing when the file could not be copied.
-    Rejected(Option<Key>, PluginError),
+    /// The last good version, while the file is another one and has yet to be tried.
+    LastGood(Box<Live>),
+    /// That does not come up.
+    NoLastGood { version: String, error: PluginError },
+    /// Refused. The facts are missing when the file could not be copied.
+    Rejected(Option<(Key, Arc<Facts>)>, PluginError),
 }
 
 /// The paths that serve a plugin, in the order they are tried.
@@ -111,189 +134,136 @@ pub fn library_path(plugins_dir: &Path, name: &str) -> Result<PathBuf, PluginErr
 }
 
 impl Attempt {
-    /// Stages, inspects, tries in the child, loads, creates. Also answers what the file looked like.
+    /// Stages, tries, brings up. Also answers what the file looked like.
     pub(super) async fn run(self) -> (String, Option<Fingerprint>, Attempted) {
-        let seen = Fingerprint::of(&self.file);
-        let config = match self.wanted.config() {
-            Ok(config) => config,
-            Err(error) => return (self.name, seen, Attempted::Rejected(None, error)),
+        let before = self.seen.or_else(|| Fingerprint::of(&self.file));
+        let staged = match self.wanted.config() {
+            Ok(config) => self.tools.stage(&self.name, &self.file, &config).await.map(|staged| (staged, config)),
+            Err(error) => Err(error),
         };
-        let staged = match self.stage(&config).await {
-            Ok(staged) => staged,
-            Err(error) => return (self.name, seen, Attempted::Rejected(None, error)),
-        };
-        let seen = Some(staged.fingerprint);
-        let key = Key { version: staged.version.clone(), wanted: self.wanted.clone() };
-        if self.known.contains(&key) {
-            self.store.remove(&staged);
-            return (self.name, seen, Attempted::Known);
-        }
-        let attempted = match self.bring_up(&key, &staged, config).await {
-            Ok(live) => Attempted::Live(Box::new(live)),
-            Err(error) => {
-                self.store.remove(&staged);
-                Attempted::Rejected(Some(key), error)
+        if let Some((good, copy)) = &self.good
+            && !staged.as_ref().is_ok_and(|(staged, _)| staged.version == good.version)
+        {
+            if let Ok((staged, _)) = &staged {
+                self.tools.store.remove(staged);
             }
+            let attempted = match self.tools.bring_up_good(&self.name, &self.wanted, good, copy).await {
+                Ok(live) => Attempted::LastGood(live),
+                Err(error) => Attempted::NoLastGood { version: good.version.clone(), error },
+            };
+            return (self.name, None, attempted);
+        }
+        let (staged, config) = match staged {
+            Ok(staged) => staged,
+            Err(error) => return (self.name, before, Attempted::Rejected(None, error)),
+        };
+        let seen = self.seen.or(Some(staged.fingerprint));
+        let key = Key { version: staged.version.clone(), wanted: self.wanted.clone() };
+        let untried = if self.known.contains(&key) {
+            Some(Attempted::Known(key.clone()))
+        } else {
+            self.quarantined.contains(&key.version).then(|| Attempted::Quarantined(key.clone()))
+        };
+        if let Some(attempted) = untried {
+            self.tools.store.remove(&staged);
+            return (self.name, seen, attempted);
+        }
+        let attempted = match self.tools.bring_up(&self.name, key.clone(), staged, config).await {
+            Ok(live) => Attempted::Live(live),
+            Err((facts, error)) => Attempted::Rejected(Some((key, facts)), error),
         };
         (self.name, seen, attempted)
     }
+}
 
-    async fn stage(&self, config: &Map<String, Value>) -> Result<Staged, PluginError> {
+impl Tools {
+    async fn stage(&self, name: &str, file: &Path, config: &Map<String, Value>) -> Result<Staged, PluginError> {
         let config = serde_json::to_vec(config).unwrap_or_default();
-        let (store, name, file) = (self.store.clone(), self.name.clone(), self.file.clone());
+        let (store, name, file) = (self.store.clone(), name.to_owned(), file.to_owned());
         blocking(move || store.stage(&name, &file, &config)).await
     }
 
-    async fn bring_up(&self, key: &Key, staged: &Staged, config: Map<String, Value>) -> Result<Live, PluginError> {
-        let path = staged.path.clone();
-        for warning in blocking(move || inspect(&path)).await?.warnings {
-            tracing::warn!(plugin = %self.name, sha256 = %staged.version, warning, "plugin has a weakness");
+    /// From the kept copy, and with the config table it was good with.
+    pub(super) async fn bring_up_good(&self, name: &str, wanted: &Wanted, good: &Good, copy: &Path) -> Result<Box<Live>, PluginError> {
+        let staged = self.stage(name, copy, &good.config).await?;
+        if staged.version != good.version {
+            self.store.remove(&staged);
+            return Err(PluginError::NotLoadable(format!("the kept copy {} is damaged", copy.display())));
         }
-        match self.wanted.settings.isolation {
-            Isolation::InProcess => self.in_process(key, staged, config).await,
-            Isolation::Process => self.in_runners(key, staged, config).await,
-        }
+        let key = Key { version: good.version.clone(), wanted: wanted.with_config_of(good) };
+        self.bring_up(name, key, staged, good.config.clone()).await.map_err(|(_, error)| error)
     }
 
-    /// Each role in runners of its own. The first is the check as well: it costs no more than itself.
-    async fn in_runners(&self, key: &Key, staged: &Staged, config: Map<String, Value>) -> Result<Live, PluginError> {
-        let (plugin, version): (Arc<str>, Arc<str>) = (self.name.as_str().into(), staged.version.as_str().into());
-        let mut pools: Vec<(Role, Arc<Runners>)> = Vec::new();
-        let mut found = None;
-        for role in &self.wanted.roles {
-            let (events, _) = tokio::sync::mpsc::unbounded_channel();
-            let options = RunnersOptions {
-                plugin: Arc::clone(&plugin),
-                version: Arc::clone(&version),
-                library: staged.path.clone(),
-                role: *role,
-                config: config.clone(),
-                settings: self.wanted.settings.clone(),
-                launcher: self.launcher.clone(),
-                events,
-            };
-            let (runners, manifest) = Runners::start(options).await?;
-            judge(&manifest, &self.wanted.roles, Isolation::Process)?;
-            pools.push((*role, runners));
-            found = Some(manifest);
+    async fn bring_up(
+        &self,
+        name: &str,
+        key: Key,
+        staged: Staged,
+        config: Map<String, Value>,
+    ) -> Result<Box<Live>, (Arc<Facts>, PluginError)> {
+        let tally = Tally::new(Arc::clone(&self.wake));
+        let (roles, settings) = (key.wanted.roles.clone(), key.wanted.settings.clone());
+        let facts = Facts::staged(name, (&staged.version, &staged.sha256), settings.isolation, Arc::clone(&tally));
+        let (plugin, version): (Arc<str>, Arc<str>) = (name.into(), staged.version.as_str().into());
+        let (told, events) = mpsc::unbounded_channel();
+        let start = Start {
+            plugin: Arc::clone(&plugin),
+            facts: Arc::clone(&facts),
+            library: staged.path.clone(),
+            roles,
+            config,
+            settings,
+            events: told,
+            is_worn: self.is_worn,
+        };
+        let started = match self.starter.start(start).await {
+            Ok(started) => started,
+            Err(error) => {
+                self.store.remove(&staged);
+                return Err((facts, error));
+            }
+        };
+        facts.describe(&started.manifest);
+        let (mut handler, mut actions, mut instances) = (None, None, Vec::new());
+        for (role, instance) in started.instances {
+            let callee = Arc::new(Watched::new(Arc::clone(&instance) as _, Arc::clone(&tally)));
+            let serving = LiveVersion { plugin: Arc::clone(&plugin), version: Arc::clone(&version), callee };
+            let place = if role == Role::Handler { &mut handler } else { &mut actions };
+            *place = Some(Arc::new(serving));
+            instances.push(instance);
         }
-        let manifest = found.ok_or_else(|| PluginError::Manifest("nothing is wanted of it".to_owned()))?;
-        let mut live = Live { key: key.clone(), manifest, handler: None, actions: None, pools: Vec::new(), staged: staged.clone() };
-        for (role, runners) in pools {
-            live.add(role, runners, &plugin, &version);
-        }
-        Ok(live)
+        let (manifest, is_in_process) = (started.manifest, started.is_in_process);
+        Ok(Box::new(Live { key, facts, manifest, handler, actions, events, parked: None, is_in_process, staged, instances }))
     }
-
-    async fn in_process(&self, key: &Key, staged: &Staged, config: Map<String, Value>) -> Result<Live, PluginError> {
-        let manifest = Checker::new(self.launcher.clone()).check(&staged.path, &self.wanted.roles, &config).await?;
-        judge(&manifest, &self.wanted.roles, Isolation::InProcess)?;
-        let loaded = loaded_count();
-        if loaded >= LOADS_MAX {
-            return Err(PluginError::TooManyVersions(loaded));
-        }
-        let plugin: Arc<str> = self.name.as_str().into();
-        let host = PoolHost::new(Arc::clone(&plugin), self.runtime.clone());
-        let (path, roles, given) = (staged.path.clone(), self.wanted.roles.clone(), Arc::clone(&host));
-        let create = blocking(move || create(&path, &roles, &config, &given));
-        let created = time::timeout(CREATE_TIMEOUT, create).await;
-        let instances = created.unwrap_or_else(|_| Err(PluginError::Constructor(format!("it did not end within {CREATE_TIMEOUT:?}"))))?;
-        let settings = &self.wanted.settings;
-        let options = PoolOptions { plugin: Arc::clone(&plugin), threads: settings.threads, waiting_max: settings.waiting_max };
-        let version: Arc<str> = staged.version.as_str().into();
-        let mut live = Live { key: key.clone(), manifest, handler: None, actions: None, pools: Vec::new(), staged: staged.clone() };
-        for (role, instance) in instances.take() {
-            let pool = InProcess::start(instance, Arc::clone(&host), &options);
-            let pool = pool.map_err(PluginError::files("start threads for", &staged.path))?;
-            live.add(role, pool, &plugin, &version);
-        }
-        Ok(live)
-    }
-}
-
-/// Whether the manifest fits what the plugin is wanted for.
-///
-/// # Errors
-/// [`PluginError::Manifest`]
-pub fn judge(manifest: &Manifest, roles: &[Role], isolation: Isolation) -> Result<(), PluginError> {
-    if manifest.panic == "abort" && isolation == Isolation::InProcess {
-        let text = "it is built with panic = \"abort\", so its panics would end this process; build it with panic = \"unwind\", or give it isolation = \"process\"";
-        return Err(PluginError::Manifest(text.to_owned()));
-    }
-    if let Some(action) = manifest.actions.iter().find(|action| SYSTEM_ACTIONS.contains(&action.as_str())) {
-        return Err(PluginError::Manifest(format!("it exports `{action}`, a name reserved for the server itself")));
-    }
-    if roles.contains(&Role::Handler) && !manifest.handler {
-        let exports = manifest.actions.join(", ");
-        let text = format!("server.handler names it but it exports no handler (it exports the actions: {exports})");
-        return Err(PluginError::Manifest(text));
-    }
-    Ok(())
-}
-
-/// Instances that nobody runs yet; shut down when nobody ever does, as when their constructors end after everybody stopped waiting.
-#[derive(Default)]
-struct Created(Vec<(Role, Instance)>);
-
-impl Created {
-    fn take(mut self) -> Vec<(Role, Instance)> {
-        std::mem::take(&mut self.0)
-    }
-}
-
-impl Drop for Created {
-    fn drop(&mut self) {
-        for (_, instance) in self.0.drain(..) {
-            instance.shutdown();
-        }
-    }
-}
-
-fn create(path: &Path, roles: &[Role], config: &Map<String, Value>, host: &Arc<PoolHost>) -> Result<Created, PluginError> {
-    let library = Library::load(path)?;
-    let mut created = Created::default();
-    for role in roles {
-        let request = CreateRequest { role: *role, config: config.clone() };
-        created.0.push((*role, library.create(&request, Arc::clone(host) as _)?));
-    }
-    Ok(created)
 }
 
 impl Live {
-    fn add<I: Retirable + 'static>(&mut self, role: Role, instance: Arc<I>, plugin: &Arc<str>, version: &Arc<str>) {
-        self.pools.push(Arc::clone(&instance) as _);
-        let serving = LiveVersion { plugin: Arc::clone(plugin), version: Arc::clone(version), callee: instance };
-        let place = if role == Role::Handler { &mut self.handler } else { &mut self.actions };
-        *place = Some(Arc::new(serving));
-    }
-
     /// Lets running calls finish on this version, then ends it. Nobody can find it any more; whoever holds it may still begin a call.
     pub(super) async fn retire(self, store: StagedStore) {
-        let deadline = Instant::now() + RETIRE_TIMEOUT;
+        let limit = self.key.wanted.settings.drain_timeout;
+        let deadline = Instant::now() + limit;
         let is_held = |version: &Option<Arc<LiveVersion>>| version.as_ref().is_some_and(|version| Arc::strong_count(version) > 1);
         while (is_held(&self.handler) || is_held(&self.actions)) && Instant::now() < deadline {
             time::sleep(RETIRE_POLL).await;
         }
-        self.pools.iter().for_each(|pool| pool.close());
+        self.instances.iter().for_each(|instance| instance.close());
         let ended = async {
-            for pool in &self.pools {
-                pool.ended().await;
+            for instance in &self.instances {
+                instance.ended().await;
             }
         };
-        let (copy, sha256) = (self.staged.path.display(), &self.key.version);
-        if time::timeout_at(deadline, ended).await.is_err() {
-            let running: usize = self.pools.iter().map(|pool| pool.running()).sum();
-            tracing::warn!(%copy, %sha256, running, "calls of a retired version did not end");
-            self.pools.iter().for_each(|pool| pool.kill());
-        } else {
-            tracing::info!(%copy, %sha256, "version retired");
+        tokio::pin!(ended);
+        let mut reason = "its calls have ended".to_owned();
+        if time::timeout_at(deadline, &mut ended).await.is_err() {
+            let running: usize = self.instances.iter().map(|instance| instance.running()).sum();
+            reason = format!("killed: {running} calls were still running after {limit:?} (plugins.<name>.drain_timeout)");
+            tracing::warn!(version = self.key.version, running, ?limit, "calls of a retired version did not end; it is killed");
+            self.instances.iter().for_each(|instance| instance.kill());
+            if time::timeout(KILL_TIMEOUT, ended).await.is_err() {
+                reason += "; its threads are left behind";
+            }
         }
         store.remove(&self.staged);
+        self.facts.end(&reason);
     }
-}
-
-/// Runs on the blocking threads; when the future is dropped the work goes on and its result is lost.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, PluginError> + Send + 'static) -> Result<T, PluginError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(PluginError::Check(format!("the host failed while loading it: {error}"))))
 }

@@ -1,5 +1,9 @@
 //! From files to live versions and back out of service, with real libraries.
 
+mod restart;
+pub(super) mod scripted;
+mod succession;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -56,7 +60,7 @@ async fn bench_with(text: &str, with_file: bool, launcher: Launcher) -> Bench {
         fs::copy(chat_library(), folder.path().join("plugins/libchat.so")).unwrap();
     }
     let roles = Roles { handler: true, actions: true };
-    let options = RegistryOptions { roles, settings: Arc::clone(&settings), launcher };
+    let options = RegistryOptions { roles, settings: Arc::clone(&settings), launcher, trust: Trust::Warned };
     Bench { registry: Registry::start(options).await.unwrap(), settings, folder }
 }
 

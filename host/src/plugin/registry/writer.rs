@@ -1,331 +1,275 @@
 //! The one task that changes what is live.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::{pending, poll_fn};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::task::Poll;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
-use plugsocket_plugin::call::Role;
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::lifecycle::{Attempt, Attempted, Key, Live, Wanted, candidates};
-use super::status::{PluginState, PluginStatus, RejectionStatus};
-use super::{RegistryOptions, Shared, Table};
+use super::entry::Entry;
+use super::facts::now_ms;
+use super::lifecycle::{Live, Tools};
+use super::record::{Entry as RecordEntry, Good, Record, Records};
+use super::slot::{Moved, Note};
+use super::start::Starter;
+use super::{Command, RegistryOptions, Shared, Table};
 use crate::config::Settings;
-use crate::plugin::error::PluginError;
-use crate::plugin::library::loaded_count;
-use crate::plugin::store::{Fingerprint, StagedStore};
-
-const RETRY_BACKOFF: Duration = Duration::from_secs(1);
-const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// What failed this often for outside reasons waits for its file or config to change.
-const RETRIES_MAX: u32 = 60;
-const RETIRED_WARNING: u64 = 200;
+use crate::plugin::blame::RunnerEvent;
+use crate::plugin::store::StagedStore;
 
 pub(super) struct Writer {
-    options: RegistryOptions,
-    store: StagedStore,
-    shared: Arc<Shared>,
-    tasks: TaskTracker,
-    runtime: Handle,
-    slots: BTreeMap<String, Slot>,
-    is_warned_of_retired: bool,
+    pub(super) options: RegistryOptions,
+    pub(super) tools: Tools,
+    pub(super) records: Records,
+    pub(super) shared: Arc<Shared>,
+    pub(super) tasks: TaskTracker,
+    pub(super) entries: BTreeMap<String, Entry>,
+    pub(super) worn: CancellationToken,
+    unwritten: VecDeque<(String, RecordEntry)>,
+    writing: Option<(String, JoinHandle<Record>)>,
 }
 
-/// One wanted plugin.
-#[derive(Default)]
-struct Slot {
-    live: Option<Live>,
-    since_ms: u64,
-    rejected: Option<Rejected>,
-    /// What was looked at last; the same is not looked at again.
-    seen: Option<(Fingerprint, Wanted)>,
-    is_missing: bool,
-    refused_actions: BTreeMap<String, String>,
-}
-
-struct Rejected {
-    key: Option<Key>,
-    status: RejectionStatus,
-    failures: u32,
-    is_worth_retrying: bool,
-    retry_at: Option<Instant>,
+/// What comes to pass beside files and commands.
+pub(super) enum Happening {
+    /// Of a plugin's version.
+    Event(String, String, RunnerEvent),
+    /// Numbers or the clock say that somebody is to be judged.
+    Look,
 }
 
 impl Writer {
-    pub(super) fn new(options: RegistryOptions, store: StagedStore, shared: Arc<Shared>, tasks: TaskTracker, runtime: Handle) -> Self {
-        Self { options, store, shared, tasks, runtime, slots: BTreeMap::new(), is_warned_of_retired: false }
+    pub(super) fn new(
+        options: RegistryOptions,
+        store: StagedStore,
+        starter: Arc<dyn Starter>,
+        shared: Arc<Shared>,
+        tasks: TaskTracker,
+        worn: CancellationToken,
+    ) -> Self {
+        let kind = match (options.roles.handler, options.roles.actions) {
+            (true, true) => "dev",
+            (true, false) => "server",
+            _ => "worker",
+        };
+        let records = Records::new(&store, kind);
+        let tools = Tools { store, starter, wake: Arc::new(Notify::new()), is_worn: false };
+        Self { options, tools, records, shared, tasks, entries: BTreeMap::new(), worn, unwritten: VecDeque::new(), writing: None }
     }
 
-    /// Passes when asked, and when a failed constructor is due again; at `stop` takes everything out of service.
-    pub(super) async fn run(mut self, mut asked: mpsc::Receiver<oneshot::Sender<()>>, stop: CancellationToken) {
+    /// Passes when asked, and when a failed constructor is due again; judges what is on probation; at `stop` takes everything out of
+    /// service.
+    pub(super) async fn run(mut self, mut asked: mpsc::Receiver<Command>, stop: CancellationToken) {
         loop {
-            let retry_at = self.slots.values().filter_map(|slot| slot.rejected.as_ref()?.retry_at).min();
-            let due = async {
-                match retry_at {
-                    Some(at) => time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let mut waiting = Vec::new();
-            tokio::select! {
+            let retry_at = self.entries.values().filter_map(|entry| entry.rejected.as_ref()?.retry_at).min();
+            let mut commands = Vec::new();
+            let happening = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 first = asked.recv() => match first {
-                    Some(done) => waiting.push(done),
+                    Some(command) => {
+                        commands.push(command);
+                        None
+                    }
                     None => break,
                 },
-                () = due => {}
+                happening = self.happening() => Some(happening),
+                () = sleep_until(retry_at) => None,
+            };
+            while let Ok(command) = asked.try_recv() {
+                commands.push(command);
             }
-            while let Ok(done) = asked.try_recv() {
-                waiting.push(done);
-            }
+            let work = async {
+                match happening {
+                    Some(happening) => {
+                        let settings = self.options.settings.load_full();
+                        self.attend(happening, &settings, &BTreeSet::new()).await;
+                    }
+                    None if commands.is_empty() => self.pass(false).await,
+                    None => {}
+                }
+                self.obey(commands).await;
+            };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = self.pass() => {}
-            }
-            for done in waiting {
-                let _ = done.send(()); // A caller may have given up.
+                () = work => {}
             }
         }
         self.shared.table.store(Arc::new(Table::default()));
-        for live in std::mem::take(&mut self.slots).into_values().filter_map(|slot| slot.live) {
-            self.retire(live);
-        }
-    }
-
-    /// Makes what is live agree with files and settings, plugin by plugin; each goes live as soon as it is ready.
-    pub(super) async fn pass(&mut self) {
-        let settings = self.options.settings.load_full();
-        let wanted = self.wanted(&settings);
-        let attempts: Vec<Attempt> = wanted.iter().filter_map(|(name, wanted)| self.attempt(name, wanted, &settings)).collect();
-        let mut coming: BTreeSet<String> = attempts.iter().map(|attempt| attempt.name.clone()).collect();
-        let mut attempts: FuturesUnordered<_> = attempts.into_iter().map(Attempt::run).collect();
-        self.publish(&settings, &coming);
-        while let Some((name, seen, attempted)) = attempts.next().await {
-            if let (Some(slot), Some(wanted)) = (self.slots.get_mut(&name), wanted.get(&name)) {
-                slot.seen = seen.map(|seen| (seen, wanted.clone()));
-            }
-            let replaced = self.settle(&name, attempted);
-            coming.remove(&name);
-            self.publish(&settings, &coming);
-            if let Some(live) = replaced {
+        let marked = self.entries.iter().filter(|(_, entry)| entry.is_marked);
+        self.unwritten.extend(marked.map(|(name, _)| (name.clone(), RecordEntry::ProbationOver)));
+        self.flush().await;
+        for mut entry in std::mem::take(&mut self.entries).into_values() {
+            for live in entry.slot.clear("this process ends").leaving {
                 self.retire(live);
             }
         }
-        // Last: until then an action that has moved to another plugin was served by the one it had.
-        let unwanted: Vec<String> = self.slots.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
-        for name in unwanted {
-            if let Some(live) = self.slots.remove(&name).and_then(|slot| slot.live) {
-                tracing::info!(plugin = name, sha256 = live.key.version, "plugin unloaded: the config does not ask for it any more");
-                self.publish(&settings, &coming);
-                self.retire(live);
-            }
-        }
-        self.warn_of_retired();
     }
 
-    /// The plugins that the settings ask for, and what for.
-    fn wanted(&self, settings: &Settings) -> BTreeMap<String, Wanted> {
-        let handler = settings.server.handler.as_ref().filter(|_| self.options.roles.handler);
-        let handler = handler.map(|name| (name, Role::Handler));
-        let actions = settings.actions.values().filter(|_| self.options.roles.actions).map(|action| (&action.plugin, Role::Actions));
-        let mut wanted = BTreeMap::new();
-        for (name, role) in handler.into_iter().chain(actions) {
-            let entry = wanted
-                .entry(name.clone())
-                .or_insert_with(|| Wanted { roles: Vec::new(), settings: settings.plugins.get(name).cloned().unwrap_or_default() });
-            if !entry.roles.contains(&role) {
-                entry.roles.push(role);
-            }
-        }
-        wanted
-    }
-
-    /// An attempt, when there is something new to try.
-    fn attempt(&mut self, name: &str, wanted: &Wanted, settings: &Settings) -> Option<Attempt> {
-        let slot = self.slots.entry(name.to_owned()).or_insert_with(|| Slot { since_ms: now_ms(), ..Slot::default() });
-        let found = match candidates(&settings.plugins_dir, name) {
-            Ok(paths) => paths.iter().find_map(|path| Some((path.clone(), Fingerprint::of(path)?))).ok_or(paths),
-            Err(error) => {
-                reject(name, slot, None, &error);
-                return None;
-            }
-        };
-        let (file, fingerprint) = match found {
-            Ok(found) => found,
-            Err(paths) => {
-                note_missing(name, slot, paths);
-                return None;
-            }
-        };
-        slot.is_missing = false;
-        // Taken, not looked at: whatever comes of this attempt, it is not due again at once.
-        let is_due = slot.rejected.as_mut().is_some_and(|rejected| rejected.retry_at.take_if(|at| *at <= Instant::now()).is_some());
-        if slot.seen.as_ref().is_some_and(|(seen, how)| *seen == fingerprint && how == wanted) && !is_due {
-            return None;
-        }
-        let live = slot.live.as_ref().map(|live| live.key.clone());
-        // A file that is put there again is asked for again, when what it failed for was not its own.
-        let refused = slot.rejected.as_ref().filter(|rejected| !rejected.is_worth_retrying).and_then(|rejected| rejected.key.clone());
-        Some(Attempt {
-            name: name.to_owned(),
-            file,
-            wanted: wanted.clone(),
-            store: self.store.clone(),
-            launcher: self.options.launcher.clone(),
-            runtime: self.runtime.clone(),
-            known: live.into_iter().chain(refused).collect(),
-        })
-    }
-
-    /// Writes an attempt's end into the slot; answers the version it replaces.
-    fn settle(&mut self, name: &str, attempted: Attempted) -> Option<Live> {
-        let slot = self.slots.get_mut(name)?;
-        match attempted {
-            Attempted::Known => None,
-            Attempted::Rejected(key, error) => {
-                reject(name, slot, key, &error);
-                None
-            }
-            Attempted::Live(live) => {
-                tracing::info!(plugin = name, sha256 = live.key.version, version = live.manifest.version, "plugin version is live");
-                metrics::counter!("plugsocket_plugin_reloads_total", "plugin" => name.to_owned()).increment(1);
-                slot.since_ms = now_ms();
-                slot.rejected = None;
-                slot.live.replace(*live)
-            }
-        }
-    }
-
-    /// One pointer: calls already running go on, later ones find the new version. What moves to a plugin that is still `coming` stays
-    /// where it was until that is there.
-    fn publish(&mut self, settings: &Settings, coming: &BTreeSet<String>) {
-        let mut table = Table::default();
-        let before = self.shared.table.load_full();
-        let mut refused: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
-        for (action, entry) in &settings.actions {
-            let live = self.slots.get(&entry.plugin).and_then(|slot| slot.live.as_ref());
-            let Some((live, version)) = live.and_then(|live| Some((live, live.actions.as_ref()?))) else {
-                if let Some(version) = before.actions.get(action).filter(|_| coming.contains(&entry.plugin)) {
-                    table.actions.insert(action.clone(), Arc::clone(version));
+    async fn obey(&mut self, commands: Vec<Command>) {
+        let (mut waiting, mut with_waiting): (Vec<oneshot::Sender<()>>, bool) = (Vec::new(), false);
+        for command in commands {
+            // A caller may have given up: nobody minds.
+            match command {
+                Command::Pass { done, with_waiting: is_reload } => {
+                    waiting.push(done);
+                    with_waiting |= is_reload;
                 }
-                continue;
-            };
-            if live.manifest.actions.contains(action) {
-                table.actions.insert(action.clone(), Arc::clone(version));
-            } else {
-                let exports = live.manifest.actions.join(", ");
-                let reason = format!("plugin `{}` does not export the action `{action}`; it exports: {exports}", entry.plugin);
-                refused.entry(&entry.plugin).or_default().insert(action.clone(), reason);
+                Command::Rollback { plugin, done } => {
+                    let _ = done.send(self.roll_back(&plugin).await);
+                }
+                Command::Retry { id, done } => {
+                    let _ = done.send(self.retry(&id).await);
+                }
             }
         }
-        // Servers send no more of what has left the map, but jobs of it that are queued already still run.
-        for (action, version) in before.actions.iter().filter(|(action, _)| !settings.actions.contains_key(*action)) {
-            let live = self.slots.get(version.plugin.as_ref()).and_then(|slot| slot.live.as_ref());
-            let live = live.filter(|live| live.manifest.actions.contains(action));
-            if let Some(version) = live.and_then(|live| live.actions.as_ref()) {
-                table.actions.insert(action.clone(), Arc::clone(version));
+        if !waiting.is_empty() {
+            self.pass(with_waiting).await;
+        }
+        for done in waiting {
+            let _ = done.send(());
+        }
+    }
+
+    /// Waits for what is not asked for. Cancel-safe.
+    pub(super) async fn happening(&mut self) -> Happening {
+        let (settings, now, wake) = (self.options.settings.load(), Instant::now(), Arc::clone(&self.tools.wake));
+        let due = self.entries.values().filter_map(|entry| entry.slot.due(&settings.probation, now)).min();
+        drop(settings);
+        tokio::select! {
+            (name, version, event) = next_event(&mut self.entries) => Happening::Event(name, version, event),
+            () = wake.notified() => Happening::Look,
+            () = sleep_until(due) => Happening::Look,
+        }
+    }
+
+    pub(super) async fn attend(&mut self, happening: Happening, settings: &Settings, coming: &BTreeSet<String>) {
+        let now = Instant::now();
+        let mut moves: Vec<(String, Moved)> = Vec::new();
+        if let Happening::Event(name, version, event) = happening
+            && let Some(entry) = self.entries.get_mut(&name)
+        {
+            moves.push((name, entry.slot.hear(&version, event, now)));
+        }
+        moves.extend(self.entries.iter_mut().map(|(name, entry)| (name.clone(), entry.slot.look(&settings.probation, now))));
+        for (name, moved) in moves.into_iter().filter(|(_, moved)| moved.is_changed) {
+            self.finish(&name, moved, settings, coming).await;
+        }
+    }
+
+    /// Publishes a move, writes down what is to be remembered, and lets go what has left.
+    pub(super) async fn finish(&mut self, name: &str, moved: Moved, settings: &Settings, coming: &BTreeSet<String>) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            if moved.is_changed {
+                entry.since_ms = now_ms();
+            }
+            moved.leaving.iter().for_each(|live| entry.remember(&live.facts));
+        }
+        for note in moved.notes {
+            // Before its first call: that may be the one that ends this process.
+            let is_first = note == Note::ProbationBegun;
+            self.note(name, note);
+            if is_first {
+                self.flush().await;
             }
         }
-        if let Some(name) = &settings.server.handler {
-            let live = self.slots.get(name).and_then(|slot| slot.live.as_ref()?.handler.clone());
-            table.handler = live.or_else(|| before.handler.clone().filter(|_| coming.contains(name)));
-        }
-        self.shared.table.store(Arc::new(table));
-        for (name, slot) in &mut self.slots {
-            let refused = refused.remove(name.as_str()).unwrap_or_default();
-            for (action, reason) in refused.iter().filter(|(action, reason)| slot.refused_actions.get(*action) != Some(*reason)) {
-                tracing::warn!(plugin = name, action, reason, "action refused: nobody serves it here");
-            }
-            slot.refused_actions = refused;
-        }
-        let statuses: Vec<PluginStatus> = self.slots.iter().map(|(name, slot)| slot.status(name)).collect();
-        let live = self.slots.values().filter(|slot| slot.live.is_some()).count();
-        metrics::gauge!("plugsocket_plugins_live").set(u32::try_from(live).unwrap_or(u32::MAX));
-        self.shared.statuses.store(Arc::new(statuses));
+        self.publish(settings, coming);
+        moved.leaving.into_iter().for_each(|live| self.retire(live));
+        self.count_retired(settings);
+        self.flush().await;
     }
 
-    fn retire(&self, live: Live) {
-        self.tasks.spawn(live.retire(self.store.clone()));
-    }
-
-    fn warn_of_retired(&mut self) {
-        let live = u64::try_from(self.slots.values().filter(|slot| slot.live.is_some()).count()).unwrap_or_default();
-        let retired = loaded_count().saturating_sub(live);
-        metrics::gauge!("plugsocket_plugin_versions_retired").set(u32::try_from(retired).unwrap_or(u32::MAX));
-        if retired >= RETIRED_WARNING && !self.is_warned_of_retired {
-            self.is_warned_of_retired = true;
-            tracing::warn!(
-                retired,
-                "many retired plugin versions are in memory and can't be unloaded: restart this process at a quiet time"
-            );
-        }
-    }
-}
-
-impl Slot {
-    fn status(&self, name: &str) -> PluginStatus {
-        let state = match &self.live {
-            Some(_) => PluginState::Live,
-            None if self.is_missing => PluginState::Missing,
-            None => PluginState::Rejected,
+    /// Decides what of it is to be written.
+    fn note(&mut self, name: &str, note: Note) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        let holder = entry.slot.holder();
+        let change = match note {
+            Note::IsGood => holder.and_then(|live| {
+                let is_known = entry.record.good.as_ref().is_some_and(|good| good.version == live.key.version);
+                let good = || good_of(live, self.records.copy_name(name, &live.key.version));
+                (!is_known).then(|| RecordEntry::Good(good(), live.staged.path.clone()))
+            }),
+            Note::ProbationBegun => holder.filter(|live| live.is_in_process).map(|live| {
+                entry.is_marked = true;
+                RecordEntry::ProbationBegun { version: live.key.version.clone(), sha256: live.facts.sha256.clone() }
+            }),
+            Note::ProbationOver => std::mem::take(&mut entry.is_marked).then_some(RecordEntry::ProbationOver),
+            Note::Quarantined { version, sha256, reason } => Some(RecordEntry::Quarantined { version, sha256, reason }),
         };
-        let manifest = self.live.as_ref().map(|live| &live.manifest);
-        PluginStatus {
-            name: name.to_owned(),
-            state,
-            version: self.live.as_ref().map(|live| live.key.version.clone()),
-            manifest_version: manifest.map(|manifest| manifest.version.clone()),
-            actions: manifest.map(|manifest| manifest.actions.clone()).unwrap_or_default(),
-            since_ms: self.since_ms,
-            refused_actions: self.refused_actions.clone(),
-            last_rejection: self.rejected.as_ref().map(|rejected| rejected.status.clone()),
+        self.unwritten.extend(change.map(|change| (name.to_owned(), change)));
+    }
+
+    pub(super) async fn record(&mut self, name: &str, change: RecordEntry) {
+        self.unwritten.push_back((name.to_owned(), change));
+        self.flush().await;
+    }
+
+    /// Writes what is to be remembered, in order. When the future is dropped, another call goes on where it was.
+    async fn flush(&mut self) {
+        loop {
+            if let Some((name, writing)) = &mut self.writing {
+                let written = writing.await;
+                if let (Ok(record), Some(entry)) = (written, self.entries.get_mut(name)) {
+                    entry.record = record;
+                }
+                self.writing = None;
+            }
+            let Some((name, change)) = self.unwritten.pop_front() else { return };
+            let (records, plugin) = (self.records.clone(), name.clone());
+            self.writing = Some((name, tokio::task::spawn_blocking(move || records.write(&plugin, change))));
+        }
+    }
+
+    pub(super) fn retire(&self, live: Live) {
+        self.tasks.spawn(live.retire(self.tools.store.clone()));
+    }
+
+    fn count_retired(&self, settings: &Settings) {
+        let lives = self.entries.values().flat_map(|entry| entry.slot.holder().into_iter().chain(entry.slot.other()));
+        let in_use = u64::try_from(lives.filter(|live| live.is_in_process).count()).unwrap_or_default();
+        let retired = self.tools.starter.loaded().saturating_sub(in_use);
+        metrics::gauge!("plugsocket_plugin_versions_retired").set(u32::try_from(retired).unwrap_or(u32::MAX));
+        if retired >= settings.retired_max && !self.worn.is_cancelled() {
+            tracing::warn!(retired, "replaced plugin libraries are in this process's memory and can't be unloaded (retired_max)");
+            self.worn.cancel();
         }
     }
 }
 
-fn reject(name: &str, slot: &mut Slot, key: Option<Key>, error: &PluginError) {
-    let reason = error.to_string();
-    let version = key.as_ref().map(|key| key.version.clone()).unwrap_or_default();
-    let before = slot.rejected.take();
-    let is_repeated = before.as_ref().is_some_and(|before| before.key == key && before.status.reason == reason);
-    let failures = before.filter(|before| before.key == key).map_or(1, |before| before.failures.saturating_add(1));
-    let may_retry = error.is_worth_retrying() && failures <= RETRIES_MAX;
-    let backoff = RETRY_BACKOFF.saturating_mul(1 << (failures - 1).min(6)).min(RETRY_BACKOFF_MAX);
-    if !is_repeated {
-        let stays = slot.live.as_ref().map(|live| live.key.version.as_str());
-        tracing::warn!(plugin = name, sha256 = version, reason, live = stays, retried = may_retry, "plugin file rejected");
-        metrics::counter!("plugsocket_plugin_rejections_total", "plugin" => name.to_owned()).increment(1);
-    }
-    slot.rejected = Some(Rejected {
-        key,
-        status: RejectionStatus { version, reason, at_ms: now_ms() },
-        failures,
-        is_worth_retrying: error.is_worth_retrying(),
-        retry_at: may_retry.then(|| Instant::now() + backoff),
-    });
-}
-
-fn note_missing(name: &str, slot: &mut Slot, looked_for: Vec<PathBuf>) {
-    slot.seen = None;
-    if std::mem::replace(&mut slot.is_missing, true) {
-        return;
-    }
-    match &slot.live {
-        Some(live) => tracing::warn!(plugin = name, sha256 = live.key.version, "file is gone; its live version stays in service"),
-        None => reject(name, slot, None, &PluginError::Missing { looked_for }),
+fn good_of(live: &Live, copy: String) -> Good {
+    Good {
+        version: live.key.version.clone(),
+        sha256: live.facts.sha256.clone(),
+        manifest_version: live.manifest.version.clone(),
+        config: live.key.wanted.config().unwrap_or_default(),
+        copy,
+        at_ms: now_ms(),
     }
 }
 
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => time::sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+/// The next event of any version. Cancel-safe.
+async fn next_event(entries: &mut BTreeMap<String, Entry>) -> (String, String, RunnerEvent) {
+    poll_fn(|context| {
+        for (name, entry) in entries.iter_mut() {
+            for live in entry.slot.lives_mut() {
+                if let Poll::Ready(Some(event)) = live.events.poll_recv(context) {
+                    return Poll::Ready((name.clone(), live.key.version.clone(), event));
+                }
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }

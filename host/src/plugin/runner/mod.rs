@@ -29,6 +29,8 @@ use super::error::PluginError;
 use super::frames::{Frame, Head, Kind, PROTOCOL, take};
 use super::library::{Host, Instance, Library};
 use super::pool::OUTSIDE_OF_CALLS;
+use super::registry::judge;
+use crate::config::Isolation;
 
 /// First argument of a binary that is started as a runner. Behind it the plugin's name, for those who list processes, and the host's process id.
 pub(super) const RUNNER_ARGUMENT: &str = "__run-plugin";
@@ -149,6 +151,7 @@ fn load(hello: &Hello, memory: &OwnedFd, door: &Arc<Door>) -> Result<(Instance, 
     faults::install(crumbs);
     let library = Library::load(&hello.library)?;
     let manifest = library.describe()?;
+    judge(&manifest, &[hello.request.role], Isolation::Process)?;
     let manifest = serde_json::to_string(&manifest).map_err(|error| PluginError::Manifest(error.to_string()))?;
     let instance = library.create(&hello.request, Arc::clone(door) as _)?;
     Ok((instance, crumbs, manifest))

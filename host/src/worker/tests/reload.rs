@@ -4,7 +4,7 @@ use std::fs;
 
 use super::*;
 use crate::plugin::testing::{chat_library, launcher};
-use crate::plugin::{Registry, RegistryOptions, Roles};
+use crate::plugin::{Registry, RegistryOptions, Roles, Trust};
 use crate::queue::{Entry, NodeFeed, QueueOptions, Stored, memory};
 
 const SESSIONS: usize = 4;
@@ -42,7 +42,9 @@ async fn replacing_the_plugin_loses_and_reorders_nothing() {
     let settings = Settings { plugins_dir: plugins_dir.clone(), state_dir: folder.path().join("var"), ..settings };
     let settings = Arc::new(ArcSwap::from_pointee(settings));
     let roles = Roles { handler: false, actions: true };
-    let registry = Registry::start(RegistryOptions { roles, settings: Arc::clone(&settings), launcher: launcher() }).await.unwrap();
+    let registry = Registry::start(RegistryOptions { roles, settings: Arc::clone(&settings), launcher: launcher(), trust: Trust::Warned })
+        .await
+        .unwrap();
     let first = registry.action("echo").unwrap().version.clone();
 
     let queue = memory::open(options());
