@@ -27,14 +27,17 @@ struct Trial {
 
 fn app() -> App {
     App::start_on(Redis::start(), 1, 1, |config| {
-        sequence::with_tracer(config).with("queue_options.partitions", i64::from(super::PARTITIONS))
+        let config = sequence::with_tracer(config).with("queue_options.partitions", i64::from(super::PARTITIONS));
+        config.with("probation.time", "2s").with("probation.calls", 200)
     })
 }
 
 /// Puts the bad build in place in the middle of the load.
 async fn trial(app: &App, bad: &[u8], what: &str) -> Trial {
     let running = Running::start(Plan::new(app.urls(), &app.config)).await;
-    running.go_on(500).await;
+    // There has to be a good version to fall back to.
+    let is_good = |line: &String| line.contains("tracer") && line.contains("to=\"current\"");
+    eventually("the first build's probation to end", PATIENCE, async || app.workers[0].lines().iter().any(is_good)).await;
     let mark = app.workers[0].lines().len();
     let renamed = Instant::now();
     plugin::install_bytes(bad, &app.config.plugins_dir(), "tracer");
