@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn an_unlisted_build_is_refused_until_it_is_listed() {
     let app = App::start(1, 1);
-    let lock = std::path::Path::new(app.config.path()).with_file_name("plugins.lock");
+    let lock = Path::new(app.config.path()).with_file_name("plugins.lock");
     let written = plugins(&app.config, "lock").ok().says(&format!("{}: written", lock.display()));
     let first = fs::read_to_string(&lock).unwrap();
     let listed: Vec<_> = written.lines.iter().filter_map(|line| line.strip_prefix("chat: ")).collect();
@@ -35,7 +35,7 @@ async fn an_unlisted_build_is_refused_until_it_is_listed() {
 #[test]
 fn a_library_that_would_be_refused_is_not_listed() {
     let config = Config::chat("memory");
-    let lock = std::path::Path::new(config.path()).with_file_name("plugins.lock");
+    let lock = Path::new(config.path()).with_file_name("plugins.lock");
     plugins(&config, "lock").code_is(1).says("chat: not listed: there is no file").says("was not written");
     plugin::install_bytes(&plugin::broken(plugin::Broken::Truncated), &config.plugins_dir(), "chat");
     plugins(&config, "lock").code_is(1).says("chat: refused").says("1 would be refused");
