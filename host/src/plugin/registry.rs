@@ -4,6 +4,7 @@ mod entry;
 mod facts;
 mod lifecycle;
 mod orders;
+mod pass;
 mod probation;
 mod publish;
 mod record;

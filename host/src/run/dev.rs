@@ -78,8 +78,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let drained = work.await??;
     tracing::info!(?drained, "worker ended");
     registry.close().await;
-    process.finish().await;
-    Ok(())
+    process.finish(&registry).await
 }
 
 /// The demo page of the chat plugin, and where its socket is.

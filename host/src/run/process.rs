@@ -1,6 +1,8 @@
 //! What every long-running process has: settings, log, metrics, signals, the ops listener, and reloading of what applies live.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use crate::plugin::ControlRequest;
 use crate::plugin::Launcher;
 use crate::plugin::Plugins as _;
 use crate::plugin::{Change, Watcher};
+use crate::plugin::{PluginState, PluginStatus};
 use crate::plugin::{Registry, RegistryOptions, Roles, Trust};
 use crate::queue::{self, Health, Queue, QueueOptions};
 use crate::server::Sessions;
@@ -42,6 +45,8 @@ pub(super) struct Process {
     metrics: Metrics,
     pub node: NodeId,
     /// Fires at the first signal.
+    signalled: CancellationToken,
+    /// Fires then too, and when the process is to be started anew.
     pub stop: CancellationToken,
     /// Fires after the drain: ends what the drain still needed.
     pub end: CancellationToken,
@@ -54,6 +59,7 @@ impl Process {
         let source = common.source(first);
         let (settings, follower) = Follower::start(source.clone())?;
         let logs = Logs::start(&settings.log_level, common.log_format)?;
+        let signalled = signals::install()?;
         let process = Self {
             source,
             follower: Mutex::new(Some(follower)),
@@ -61,7 +67,8 @@ impl Process {
             logs,
             metrics: Metrics::start()?,
             node: NodeId::random()?,
-            stop: signals::install()?,
+            stop: signalled.child_token(),
+            signalled,
             end: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -110,7 +117,15 @@ impl Process {
     /// Brings up the plugins the settings ask for.
     pub async fn start_plugins(&self, roles: Roles, trust: Trust) -> anyhow::Result<Arc<Registry>> {
         let options = RegistryOptions { roles, settings: Arc::clone(&self.settings), launcher: Launcher::own_executable()?, trust };
-        Ok(Registry::start(options).await?)
+        let registry = Registry::start(options).await?;
+        let (worn, stop, end) = (registry.worn(), self.stop.clone(), self.end.clone());
+        self.tasks.spawn(async move {
+            if end.run_until_cancelled(worn.cancelled()).await.is_some() {
+                tracing::warn!("stopping to start anew: no more plugin libraries can be loaded into this process (retired_max)");
+                stop.cancel();
+            }
+        });
+        Ok(registry)
     }
 
     /// Opens the control socket of a process in this role. Without it nobody is served worse, so that its failure is told and no more.
@@ -155,14 +170,34 @@ impl Process {
         Ok(())
     }
 
-    /// Ends what is left once the drain is over.
-    pub async fn finish(self) {
+    /// Ends what is left once the drain is over. A process that is worn, and that nobody asked to stop, starts anew and does not come
+    /// back from here.
+    pub async fn finish(self, registry: &Registry) -> anyhow::Result<()> {
         self.end.cancel();
         self.tasks.close();
         if tokio::time::timeout(TASKS_END, self.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = self.tasks.len(), "background tasks did not end in time");
         }
+        if registry.worn().is_cancelled() && !self.signalled.is_cancelled() {
+            return start_anew();
+        }
+        Ok(())
     }
+}
+
+/// Puts a fresh process of the same executable, arguments and environment into this one's place, with the same process id.
+fn start_anew() -> anyhow::Result<()> {
+    use std::os::unix::process::CommandExt as _;
+    // On Linux the link stays right when the file is replaced by an upgrade.
+    let link = Path::new("/proc/self/exe");
+    let program = if link.exists() { link.to_owned() } else { std::env::current_exe().context("this executable is not found")? };
+    let mut arguments = std::env::args_os();
+    let mut command = Command::new(&program);
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    tracing::info!("starting anew");
+    Err(anyhow::Error::from(command.args(arguments).exec()).context("this process can't start anew; start it again"))
 }
 
 /// Whether something was applied.
@@ -241,7 +276,11 @@ pub(super) fn worker_readiness(registry: &Arc<Registry>, queue: &Queue) -> Readi
 pub(super) fn plugin_reasons(registry: &Registry) -> Vec<String> {
     let statuses = registry.snapshot();
     let down = statuses.iter().filter(|status| status.version.is_none());
+    let parked = |status: &PluginStatus| status.versions.first().and_then(|version| version.last_reason.clone());
     down.map(|status| match &status.last_rejection {
+        _ if status.state == PluginState::Parked => {
+            format!("plugin `{}`: parked, no runner of it comes up: {}", status.name, parked(status).unwrap_or_default())
+        }
         Some(rejection) => format!("plugin `{}`: {}", status.name, rejection.reason),
         None => format!("plugin `{}`: its file is missing", status.name),
     })

@@ -31,6 +31,5 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let drained = server.run(process.stop.clone()).await;
     tracing::info!(?drained, "server ended");
     registry.close().await;
-    process.finish().await;
-    Ok(())
+    process.finish(&registry).await
 }

@@ -30,6 +30,5 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let drained = worker::run(queue, plugins, Arc::clone(&process.settings), process.node.clone(), process.stop.clone()).await?;
     tracing::info!(?drained, "worker ended");
     registry.close().await;
-    process.finish().await;
-    Ok(())
+    process.finish(&registry).await
 }

@@ -1,5 +1,9 @@
 //! From files to live versions and back out of service, with real libraries.
 
+mod restart;
+mod scripted;
+mod succession;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
