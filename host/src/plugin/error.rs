@@ -52,7 +52,7 @@ pub enum PluginError {
     #[error("{0}")]
     Check(String),
     /// Loading more would end the process.
-    #[error("{0} versions were loaded since this process started and none can be unloaded: restart it to load further ones")]
+    #[error("{0} libraries were loaded into this process and none can be unloaded: it drains and starts anew, then this one is tried")]
     TooManyVersions(u64),
 }
 

@@ -337,7 +337,7 @@ impl Slot {
     fn stand(&self, reason: &str) {
         let state = |live: &Live, state| {
             if live.parked.is_none() {
-                live.facts.step(state, reason)
+                live.facts.step(state, reason);
             }
         };
         match &self.stage {
@@ -359,3 +359,6 @@ impl Slot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

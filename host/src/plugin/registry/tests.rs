@@ -1,7 +1,7 @@
 //! From files to live versions and back out of service, with real libraries.
 
 mod restart;
-mod scripted;
+pub(super) mod scripted;
 mod succession;
 
 use std::fs;

@@ -209,3 +209,6 @@ impl Drop for Counting<'_> {
         self.tally.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -157,7 +157,7 @@ impl Writer {
             moves.push((name, entry.slot.hear(&version, event, now)));
         }
         moves.extend(self.entries.iter_mut().map(|(name, entry)| (name.clone(), entry.slot.look(&settings.probation, now))));
-        for (name, moved) in moves {
+        for (name, moved) in moves.into_iter().filter(|(_, moved)| moved.is_changed) {
             self.finish(&name, moved, settings, coming).await;
         }
     }

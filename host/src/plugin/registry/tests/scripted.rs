@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,11 +16,13 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::{Quiet, SOON, settings};
-use crate::config::{Isolation, LiveSettings};
+use crate::config::{Isolation, LiveSettings, PluginSettings};
 use crate::plugin::blame::{RunnerEvent, Subject};
 use crate::plugin::error::PluginError;
 use crate::plugin::launcher::Launcher;
+use crate::plugin::registry::lifecycle::{Attempt, Attempted, Live, Tools, Wanted};
 use crate::plugin::registry::start::{Start, Started, Starter};
+use crate::plugin::store::StagedStore;
 use crate::plugin::{
     Answer, Call, CallError, Callee, PluginStatus, Plugins as _, Registry, RegistryOptions, Retirable, Roles, VersionState, VersionStatus,
 };
@@ -142,7 +145,7 @@ pub(super) async fn begin(folder: Arc<tempfile::TempDir>, text: &str) -> Bench {
     Bench { registry, starter, settings, folder }
 }
 
-pub(super) fn folder_with(script: &str) -> Arc<tempfile::TempDir> {
+pub(in crate::plugin::registry) fn folder_with(script: &str) -> Arc<tempfile::TempDir> {
     let folder = Arc::new(tempfile::tempdir().unwrap());
     fs::create_dir(folder.path().join("plugins")).unwrap();
     fs::write(folder.path().join("plugins/x.so"), script).unwrap();
@@ -156,6 +159,21 @@ pub(super) async fn bench(good: &str) -> Bench {
     bench.until(|bench| bench.has(good, VersionState::Current)).await;
     bench.configure(STRICT);
     bench
+}
+
+/// A version that came up, outside of any registry.
+pub(in crate::plugin::registry) async fn live(folder: &Path, script: &str) -> Live {
+    let file = folder.join("x.so");
+    fs::write(&file, script).unwrap();
+    let store = StagedStore::open(&folder.join("var")).unwrap();
+    let tools = Tools { store, starter: Arc::new(Scripted::default()), wake: Arc::default(), is_worn: false };
+    let wanted = Wanted { roles: vec![Role::Actions], settings: PluginSettings::default() };
+    let nothing = (Vec::new(), Vec::new());
+    let attempt = Attempt { name: "x".to_owned(), file, wanted, tools, known: nothing.0, quarantined: nothing.1, good: None, seen: None };
+    match attempt.run().await.2 {
+        Attempted::Live(live) => *live,
+        _ => panic!("it does not come up"),
+    }
 }
 
 impl Bench {

@@ -1,0 +1,61 @@
+//! Moves that take longer than a test may wait.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::config::Settings;
+use crate::plugin::blame::{RunnerEvent, Subject};
+use crate::plugin::registry::tests::scripted::{folder_with, live};
+
+fn crashed(message_id: &str) -> RunnerEvent {
+    let subject = Subject {
+        operation: plugsocket_plugin::call::Operation::Action,
+        action: "say".to_owned(),
+        connection_id: "c".to_owned(),
+        message_id: message_id.to_owned(),
+    };
+    RunnerEvent::Crashed { subject: Some(subject), reason: "SIGSEGV".to_owned() }
+}
+
+/// On probation, with a standby.
+async fn slot() -> (Slot, String, Instant) {
+    let (now, mut slot) = (Instant::now(), Slot::default());
+    let folder = Arc::clone(&folder_with("one"));
+    let _ = slot.arrive(live(folder.path(), "one").await, true, now);
+    let two = live(folder.path(), "two").await;
+    let version = two.key.version.clone();
+    let _ = slot.arrive(two, false, now);
+    (slot, version, now)
+}
+
+#[tokio::test]
+async fn a_message_that_does_not_come_again_clears_nobody() {
+    let settings = Settings::default().probation;
+    let (mut slot, two, now) = slot().await;
+    let moved = slot.hear(&two, crashed("m1"), now);
+    assert!(moved.is_changed && moved.leaving.is_empty());
+    assert!(slot.due(&settings, now).is_some_and(|due| due == now + Duration::from_secs(30)));
+    assert!(!slot.look(&settings, now + Duration::from_secs(29)).is_changed);
+    assert!(!slot.hear(&two, crashed("m1"), now).is_changed, "the same one says nothing new");
+    let moved = slot.look(&settings, now + Duration::from_secs(30));
+    assert_eq!(moved.leaving.len(), 1);
+    assert!(matches!(moved.notes.first(), Some(Note::Quarantined { version, .. }) if *version == two));
+}
+
+#[tokio::test]
+async fn a_second_message_that_crashes_it_meanwhile_is_enough() {
+    let (mut slot, two, now) = slot().await;
+    let _ = slot.hear(&two, crashed("m1"), now);
+    assert_eq!(slot.hear(&two, crashed("m2"), now).leaving.len(), 1);
+    assert!(slot.standby().is_none() && slot.serving().is_some_and(|live| live.key.version != two));
+}
+
+#[tokio::test]
+async fn a_suspect_serves_when_its_standby_is_parked() {
+    let (mut slot, two, now) = slot().await;
+    let one = slot.standby().unwrap().key.version.clone();
+    let _ = slot.hear(&two, crashed("m1"), now);
+    let moved = slot.hear(&one, RunnerEvent::Parked { reason: "no memory".to_owned() }, now);
+    assert!(moved.is_changed && moved.leaving.is_empty());
+    assert!(slot.serving().is_some_and(|live| live.key.version == two) && !slot.has_standby());
+}
