@@ -29,7 +29,7 @@ pub fn control_dir(state_dir: &Path) -> PathBuf {
 pub enum ControlRequest {
     /// Tell of its plugins: an array of [`PluginStatus`](super::PluginStatus).
     List,
-    /// Look at every file again, those that were refused too.
+    /// Look at every file again, those too that wait for it, or were refused for what may have been mended outside of them.
     Reload,
     /// Put the version before the present one back into service.
     Rollback {
@@ -56,6 +56,7 @@ pub enum ControlAnswer {
 /// The socket that a `.path` file names; `None` when it says nothing sensible.
 #[must_use]
 pub fn noted_socket(note: &Path) -> Option<PathBuf> {
-    let text = std::fs::read_to_string(note).ok()?;
-    Some(PathBuf::from(text)).filter(|path| path.is_absolute() && path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX)
+    let text = std::fs::metadata(note).ok().filter(|metadata| metadata.len() <= SOCKET_PATH_BYTES_MAX as u64);
+    let text = text.and_then(|_| std::fs::read_to_string(note).ok())?;
+    Some(PathBuf::from(text)).filter(|path| path.is_absolute())
 }

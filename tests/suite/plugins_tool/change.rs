@@ -25,8 +25,11 @@ fn reload_that_is_off_is_refused() {
 
 #[tokio::test]
 async fn a_build_is_taken_back_and_tried_again() {
-    let app = App::start(1, 1);
+    // A build is good from its first moment on: nothing here is about its probation.
+    let app = App::start_with(1, 1, |config| config.with("probation.time", "0s").with("probation.calls", 0));
     let first = version(&app.config).unwrap();
+    let is_good = |chat: &Value| chat["versions"][0]["state"] == "current";
+    eventually("the first build to be good", PATIENCE, async || chats(&app.config).iter().all(is_good)).await;
     another_build(&app.config, "second");
     eventually("the second build", PATIENCE, async || version(&app.config).is_some_and(|now| now != first)).await;
     let second = sha256(&app.config.plugins_dir().join(plugin::library_name("chat")));

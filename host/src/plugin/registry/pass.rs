@@ -111,7 +111,10 @@ impl Writer {
         };
         let was_missing = std::mem::take(&mut entry.is_missing);
         // Taken, not looked at: whatever comes of this attempt, it is not due again at once.
-        let is_due = entry.rejected.as_mut().is_some_and(|rejected| rejected.retry_at.take_if(|at| *at <= Instant::now()).is_some());
+        let is_due = entry.rejected.as_mut().is_some_and(|rejected| {
+            let is_asked = with_waiting && rejected.is_worth_retrying;
+            rejected.retry_at.take_if(|at| is_asked || *at <= Instant::now()).is_some() || is_asked
+        });
         let seen = entry.seen.as_ref().map(|(seen, _)| *seen);
         let is_changed = was_missing || entry.waiting.is_some() || seen.is_some_and(|seen| seen != fingerprint);
         let is_configured = entry.seen.as_ref().is_some_and(|(_, how)| how != wanted);

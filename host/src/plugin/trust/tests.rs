@@ -86,6 +86,14 @@ fn a_library_is_opened_only_when_it_and_its_way_are_sound() {
 }
 
 #[test]
+fn a_pipe_by_a_librarys_name_holds_nobody_up() {
+    let base = tempfile::tempdir().unwrap();
+    let pipe = base.path().join("libx.so");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    assert!(matches!(Trust::Enforced.open(&pipe), Err(PluginError::NotLoadable(_))));
+}
+
+#[test]
 fn what_is_absent_is_made_and_what_is_there_is_not_changed() {
     let base = tempfile::tempdir().unwrap();
     let (plugins, state) = (base.path().join("a/plugins"), base.path().join("b/var"));

@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   plugsocket plugins list                     # every version in every process, and why one was refused
-  plugsocket plugins reload                   # look at the files again, those that were refused too
+  plugsocket plugins reload                   # look at the files now: what waits, and what was refused for outside reasons
   plugsocket plugins rollback chat            # back to the version before
   plugsocket plugins retry 3f9a0c21b7de       # a refused build once more
   plugsocket plugins lock                     # allow what is in the plugins folder, and nothing else
@@ -30,7 +30,7 @@ pub struct PluginsArgs {
 enum PluginsCommand {
     /// Shows every version in every process.
     List(list::ListArgs),
-    /// Has every process look at all files again, those that were refused too.
+    /// Has every process look at its files now.
     Reload(change::ReloadArgs),
     /// Puts the version before the present one back into service.
     Rollback(change::RollbackArgs),
