@@ -96,10 +96,13 @@ async fn of_a_hundred_replacements_in_a_second_the_last_one_is_live() {
         let folder = app.config.plugins_dir();
         fs::hard_link(drafts.path().join(draft), folder.join(".next")).unwrap();
         fs::rename(folder.join(".next"), folder.join(plugin::library_name("chat"))).unwrap();
-        for (most, now) in most.iter_mut().zip(children()) {
-            *most = now.max(*most);
+        if number % 10 == 0 {
+            // Not every time: it reads all of /proc.
+            for (most, now) in most.iter_mut().zip(children()) {
+                *most = now.max(*most);
+            }
         }
-        tokio::time::sleep(Duration::from_millis(5)).await; // With the rest, a hundred of them make the second.
+        tokio::time::sleep(Duration::from_millis(8)).await; // With the rest, a hundred of them make the second.
     }
     let took = started.elapsed();
     let mut client = Client::enter(&app.urls()[0], "ada").await;
