@@ -79,7 +79,13 @@ async fn a_crash_is_tried_on_the_standby_which_survives_it() {
 
 #[tokio::test]
 async fn a_message_that_crashes_both_is_poison_and_clears_the_candidate() {
-    let bench = bench("one crash:m1").await;
+    poison("one crash:m1").await;
+    // The call's own end is enough.
+    poison("one mute crash:m1").await;
+}
+
+async fn poison(good: &str) {
+    let bench = bench(good).await;
     bench.put("two crash:m1 crash:m2").await;
     assert!(bench.say("m1").await.is_err());
     bench.until(|bench| bench.has("two", VersionState::Suspended)).await;
