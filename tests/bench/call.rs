@@ -89,7 +89,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
             )));
         }
         for plugin in plugins {
-            runtime.block_on(plugin.registry.close());
+            runtime.block_on(plugin.close());
         }
     }
     Ok(rows)
@@ -143,6 +143,11 @@ impl Started {
             Registry::start(RegistryOptions { roles, settings, launcher: Launcher::own_executable()?, trust: Trust::Warned }).await?;
         let version = registry.action("echo").with_context(|| format!("the chat is not live: {:?}", registry.snapshot()))?;
         Ok(Self { registry, version, _folder: folder })
+    }
+
+    async fn close(self) {
+        drop(self.version); // A version that is held for a call does not end.
+        self.registry.close().await;
     }
 }
 

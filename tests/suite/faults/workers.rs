@@ -171,7 +171,10 @@ impl Clock {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_clock_steps_an_hour_forward_and_back() {
     // A lease that no busy machine lets lapse: here every message runs once.
-    let mut app = App::start_on(Redis::start(), 1, 1, |config| sequence::with_tracer(config).with("queue_options.lease", "10s"));
+    // Without runners: every process looks at the clock's file on its own, and would see the step at another time than its host.
+    let mut app = App::start_on(Redis::start(), 1, 1, |config| {
+        sequence::with_tracer(config).with("queue_options.lease", "10s").with("plugins.tracer.isolation", "in-process")
+    });
     let clock = Clock::new(&app.config.state_dir());
     app.workers.push(clock.worker(&app.config));
     app.workers[1].wait_worker_ready();

@@ -37,6 +37,8 @@ pub struct Run {
     pub runner: u64,
     /// Neither a crash nor a failure of the plugin's.
     pub is_good: bool,
+    /// A build of the plugin's that is bad on purpose.
+    pub is_bad_build: bool,
 }
 
 /// How it went. Each count is of messages unless said otherwise.
@@ -113,8 +115,8 @@ impl Report {
         for line in text.lines() {
             let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
             let (connection, number) = (numbers[0], numbers[1]);
-            let [process, time, micros, runner, is_good] = numbers[2..] else { panic!("{line}") };
-            let run = Run { connection, number, process, time, micros, runner, is_good: is_good == 1 };
+            let [process, time, micros, runner, is_good, is_bad_build] = numbers[2..] else { panic!("{line}") };
+            let run = Run { connection, number, process, time, micros, runner, is_good: is_good == 1, is_bad_build: is_bad_build == 1 };
             self.runs.push(run.clone());
             if !ran.insert((connection, number)) {
                 self.ran_twice += 1;

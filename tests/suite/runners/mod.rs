@@ -7,6 +7,7 @@ mod files;
 mod handler;
 mod hung;
 mod load;
+mod versions;
 
 use std::process::Command;
 use std::time::Duration;
