@@ -76,7 +76,7 @@ impl Callee for Instance {
     async fn call(&self, call: Call) -> Result<Answer, CallError> {
         let subject = Subject::of(call.operation, &call.input);
         if self.script.contains(&format!("crash:{}", subject.message_id)) && !subject.message_id.is_empty() {
-            let _ = self.events.send(RunnerEvent::Crashed { subject: Some(subject), reason: "SIGSEGV".to_owned() });
+            let _ = self.events.send(RunnerEvent::Crashed { subject: Some(subject), is_doubtful: false, reason: "SIGSEGV".to_owned() });
             return Err(CallError::Crashed("SIGSEGV".to_owned()));
         }
         if self.script.contains("hold") {
