@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,6 +33,8 @@ use crate::plugin::{Answer, Call, CallError};
 
 /// A process whose socket is closed is waited for so long before it is killed.
 const EXIT_GRACE: Duration = Duration::from_millis(50);
+/// No process does that to itself by mistake: its user does, or the system when memory ends.
+const SIGKILL: i32 = 9;
 /// How often a runner that is to be ended is looked at.
 const DOOM_POLL: Duration = Duration::from_millis(5);
 
@@ -259,7 +262,9 @@ impl Runner {
             let _ = time::timeout(EXIT_GRACE, speech.ended()).await;
             let subject = verdict.culprit.and_then(|number| open.get(&number)).map(|call| Subject::of(call.operation, &call.input));
             tell(&options, self.id, &reason, subject.as_ref(), open.len(), &speech);
-            let _ = events.send(RunnerEvent::Crashed { subject, reason: reason.clone() });
+            let is_killed = !was_killed && status.as_ref().is_ok_and(|status| status.signal() == Some(SIGKILL));
+            let is_doubtful = subject.is_none() && (is_killed || !verdict.suspects.is_empty());
+            let _ = events.send(RunnerEvent::Crashed { subject, is_doubtful, reason: reason.clone() });
         } else if !open.is_empty() {
             tracing::warn!(plugin = %options.plugin, version = %options.version, runner = self.id, calls = open.len(), "runner ended before its calls did");
         }

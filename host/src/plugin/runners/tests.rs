@@ -121,7 +121,7 @@ async fn a_killed_runner_is_replaced_and_its_call_is_made_again_alone_before_it_
     let (sink, call) = bench.held();
     until("the call runs", || sink.asked.load(Ordering::SeqCst) > 0).await;
     bench.kill();
-    assert!(matches!(bench.event().await, RunnerEvent::Crashed { subject: None, reason } if reason.contains("SIGKILL")));
+    assert!(matches!(bench.event().await, RunnerEvent::Crashed { subject: None, is_doubtful: true, reason } if reason.contains("SIGKILL")));
     sink.gate.as_ref().unwrap().add_permits(1); // What it has asked for is still done.
     assert!(matches!(call.await.unwrap(), Err(CallError::Interrupted { is_suspect: true })));
     assert_eq!(bench.echo().await.status, Status::Done);

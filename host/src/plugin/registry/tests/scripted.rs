@@ -77,7 +77,7 @@ impl Callee for Instance {
         let subject = Subject::of(call.operation, &call.input);
         if self.script.contains(&format!("crash:{}", subject.message_id)) && !subject.message_id.is_empty() {
             if !self.script.contains("mute") {
-                let _ = self.events.send(RunnerEvent::Crashed { subject: Some(subject), reason: "SIGSEGV".to_owned() });
+                let _ = self.events.send(RunnerEvent::Crashed { subject: Some(subject), is_doubtful: false, reason: "SIGSEGV".to_owned() });
             }
             return Err(CallError::Crashed("SIGSEGV".to_owned()));
         }
