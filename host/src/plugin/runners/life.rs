@@ -119,9 +119,10 @@ impl Runner {
         self.link.open()
     }
 
-    /// Whether it has come up: it has answered a call, or ended of one.
+    /// Whether it has come up: it has answered a call, or ended of one. What is noted of a thread in no call is the plugin's own crash.
     pub(super) fn has_served(&self) -> bool {
-        self.link.answered() > 0 || self.crumbs.fault().is_some_and(|fault| fault.call.is_some())
+        let has_ended_of_call = || self.crumbs.fault().map_or_else(|| !self.crumbs.begun().is_empty(), |fault| fault.call.is_some());
+        self.link.answered() > 0 || has_ended_of_call()
     }
 
     /// Whether it takes no more calls though nobody wanted it to end.

@@ -348,3 +348,21 @@ async fn an_answer_that_no_frame_holds_is_refused() {
     assert_eq!(answer.status, Status::Retry, "{answer:?}");
     assert_eq!(bench.process(), first);
 }
+
+#[tokio::test]
+async fn a_runner_that_ends_of_its_first_call_had_come_up() {
+    let mut bench = bench("").await;
+    let mut before = 0;
+    for _ in 0..4 {
+        until("a runner", || bench.runners.shared.best().is_some_and(|runner| runner.id != before)).await;
+        before = bench.process();
+        let (sink, call) = bench.held();
+        until("the call runs", || sink.asked.load(Ordering::SeqCst) > 0).await;
+        bench.kill();
+        let event = bench.event().await;
+        assert!(matches!(event, RunnerEvent::Crashed { .. }), "{event:?}");
+        sink.gate.as_ref().unwrap().add_permits(1);
+        assert!(matches!(call.await.unwrap(), Err(CallError::Interrupted { is_suspect: true })));
+    }
+    assert_eq!(bench.echo().await.status, Status::Done);
+}
