@@ -4,6 +4,7 @@
 #[allow(dead_code)] // Each file uses the part of the harness it needs.
 mod harness;
 
+mod anew;
 mod bad_input;
 mod config;
 mod crash;

@@ -115,6 +115,16 @@ pub enum ConnectOn {
     Register,
 }
 
+/// Where the handler's `on_loop` runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoopOn {
+    /// On each server.
+    EveryNode,
+    /// On one of them; another one takes over when it ends.
+    OneNode,
+}
+
 /// `[server]`
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -128,6 +138,8 @@ pub struct ServerSettings {
     /// How often the handler's `on_loop` runs.
     #[serde(with = "humantime_serde")]
     pub loop_interval: Duration,
+    /// On which nodes.
+    pub loop_on: LoopOn,
     /// How long SIGTERM waits for sessions and their `disconnect` calls before cutting them.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
@@ -149,6 +161,7 @@ impl Default for ServerSettings {
             handler: None,
             connect_on: ConnectOn::Register,
             loop_interval: Duration::from_millis(100),
+            loop_on: LoopOn::EveryNode,
             drain_timeout: Duration::from_secs(8),
             handler_timeout: Duration::from_secs(10),
             handler_calls_max: 64,

@@ -44,8 +44,9 @@ impl Subject {
 /// What happens to an instance beside the ends of its calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RunnerEvent {
-    /// A runner ended and nobody had asked it to: what it was doing if that is known, and how it ended.
-    Crashed { subject: Option<Subject>, reason: String },
+    /// A runner ended and nobody had asked it to: what it was doing if that is known, and how it ended. `is_doubtful` when that may not be
+    /// the version's own doing: somebody outside killed it, or one of several calls did, which come again one by one.
+    Crashed { subject: Option<Subject>, is_doubtful: bool, reason: String },
     /// No runner comes up any more; it is tried again, ever more seldom.
     Parked { reason: String },
     /// One has come up after all.

@@ -10,8 +10,9 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 /// A line of the processor's cache for each thread: they write all the time.
 const SLOT_BYTES: usize = 64;
+const WORD_BYTES: usize = size_of::<u64>();
 
-/// The mapped memory: one slot for the fault, then one for each thread.
+/// The mapped memory: one slot for the fault, then one for each thread, with the call it is in and the one it has begun last.
 pub(super) struct Crumbs {
     base: NonNull<u8>,
     threads: usize,
@@ -53,18 +54,30 @@ impl Crumbs {
     }
 
     fn slot(&self, index: usize) -> Option<&AtomicU64> {
-        if index > self.threads {
+        self.word(index, 0)
+    }
+
+    /// The call that a thread has begun last.
+    fn last(&self, index: usize) -> Option<&AtomicU64> {
+        self.word(index, 1)
+    }
+
+    fn word(&self, index: usize, word: usize) -> Option<&AtomicU64> {
+        if index > self.threads || word >= SLOT_BYTES / WORD_BYTES {
             return None;
         }
-        // SAFETY: the mapping has `threads + 1` slots and lives as long as `self`; it is aligned to a page, so each slot is to 8 bytes;
+        // SAFETY: the mapping has `threads + 1` slots and lives as long as `self`; it is aligned to a page, so each word is to 8 bytes;
         // both sides use it as atomics only.
-        Some(unsafe { &*self.base.as_ptr().add(index * SLOT_BYTES).cast::<AtomicU64>() })
+        Some(unsafe { &*self.base.as_ptr().add(index * SLOT_BYTES + word * WORD_BYTES).cast::<AtomicU64>() })
     }
 
     /// Notes that the thread `thread` (from 1) is in the call `call`; 0 = in none.
     pub(super) fn note(&self, thread: usize, call: u64) {
-        if let Some(slot) = self.slot(thread).filter(|_| thread > 0) {
+        if let (Some(slot), Some(last)) = (self.slot(thread).filter(|_| thread > 0), self.last(thread)) {
             slot.store(call, Ordering::Release);
+            if call != 0 {
+                last.store(call, Ordering::Release);
+            }
         }
     }
 
@@ -76,6 +89,12 @@ impl Crumbs {
     /// The calls that threads are in.
     pub(super) fn calls(&self) -> Vec<u64> {
         let calls = (1..=self.threads).filter_map(|thread| self.slot(thread)).map(|slot| slot.load(Ordering::Acquire));
+        calls.filter(|call| *call != 0).collect()
+    }
+
+    /// The calls that threads have begun last: those they are in, or that have ended and of which nobody may have heard.
+    pub(super) fn begun(&self) -> Vec<u64> {
+        let calls = (1..=self.threads).filter_map(|thread| self.last(thread)).map(|last| last.load(Ordering::Acquire));
         calls.filter(|call| *call != 0).collect()
     }
 
@@ -136,6 +155,6 @@ mod tests {
         assert_eq!(host.fault(), Some(Fault { call: None }), "a thread of the plugin's own");
         runner.fault_note().unwrap().store(u64::MAX, Ordering::Release);
         assert_eq!(host.fault(), Some(Fault { call: None }), "overwritten by the plugin");
-        assert_eq!(host.calls(), [7]);
+        assert_eq!((host.calls(), host.begun()), (vec![7], vec![7, 9]));
     }
 }

@@ -75,12 +75,14 @@ impl<W> Desk<W> {
         self.lock().running
     }
 
-    /// One thread's life: does what comes until the desk is closed and empty.
-    pub(super) fn serve(&self, mut work_off: impl FnMut(W)) {
+    /// One thread's life: does what comes until the desk is closed and empty. `note` is told of work in the moment in which it is no
+    /// longer there to be withdrawn.
+    pub(super) fn serve(&self, note: impl Fn(&W), mut work_off: impl FnMut(W)) {
         let mut state = self.lock();
         loop {
             if let Some(work) = state.waiting.pop_front() {
                 state.running += 1;
+                note(&work);
                 drop(state);
                 work_off(work);
                 state = self.lock();

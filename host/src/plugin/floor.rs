@@ -9,6 +9,9 @@ use tokio::time;
 /// that was killed in the middle of long messages must not run them one by one.
 const ALONE_MAX: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(2) };
 
+/// How long a suspect keeps others waiting until those that run have ended; twice as long with every try, and it rests in between.
+const PATIENCE: Duration = ALONE_MAX;
+
 /// Where calls run: many at once, or a single suspect.
 #[derive(Default)]
 pub struct Floor(RwLock<()>);
@@ -27,9 +30,17 @@ impl Floor {
         Place::Shared(self.0.read().await)
     }
 
-    /// Waits until nothing runs; nothing else starts from then on.
+    /// Waits until nothing runs; nothing else starts from then on. Meanwhile nothing starts either, but for the pauses that let those go
+    /// on who wait behind it, should one call run for long.
     pub async fn alone(&self, is_last_attempt: bool) -> Place<'_> {
-        Place::Alone(self.0.write().await, is_last_attempt)
+        let mut patience = PATIENCE;
+        loop {
+            if let Ok(guard) = time::timeout(patience, self.0.write()).await {
+                return Place::Alone(guard, is_last_attempt);
+            }
+            patience = patience.saturating_mul(2);
+            time::sleep(PATIENCE).await;
+        }
     }
 }
 
@@ -72,5 +83,20 @@ mod tests {
             tokio::join!(suspect, other);
             assert_eq!(order.into_inner().unwrap(), expected);
         }
+    }
+
+    #[tokio::test]
+    async fn a_suspect_that_waits_for_a_long_call_keeps_others_out_for_a_while_only() {
+        let (floor, order) = (Floor::default(), Mutex::new(Vec::new()));
+        let note = |who| order.lock().unwrap().push(who);
+        let run = async |who, place: Place<'_>, length| {
+            place.run(time::sleep(length)).await;
+            note(who);
+        };
+        let long = async { run("long", floor.shared().await, ALONE_MAX * 8).await };
+        let suspect = async { run("suspect", floor.alone(false).await, Duration::ZERO).await };
+        let other = async { run("other", floor.shared().await, Duration::ZERO).await };
+        tokio::join!(long, suspect, other);
+        assert_eq!(order.into_inner().unwrap(), ["other", "long", "suspect"]);
     }
 }

@@ -7,10 +7,10 @@ const MAGIC: u16 = 0x9B5D;
 /// Magic, kind, code, length, number, request.
 const HEADER_BYTES: usize = 2 + 1 + 1 + 4 + 8 + 8;
 /// Longest payload. An answer has 16 MiB at most, a message less.
-const PAYLOAD_BYTES_MAX: usize = 32 * 1024 * 1024;
+pub(super) const PAYLOAD_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Changes when frames do: a runner of another release refuses to serve.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,9 +38,11 @@ pub(super) enum Kind {
     Log = 20,
     /// Runner: the call `number` that was cancelled has begun and runs.
     Running = 21,
+    /// Runner: the call `number` that was cancelled does not run, and never will.
+    Cancelled = 22,
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     Kind::Hello,
     Kind::Call,
     Kind::Cancel,
@@ -52,6 +54,7 @@ const KINDS: [Kind; 11] = [
     Kind::Request,
     Kind::Log,
     Kind::Running,
+    Kind::Cancelled,
 ];
 
 /// One frame.

@@ -95,7 +95,7 @@ impl InProcess {
         for _ in 0..threads {
             let (served, shared, ended) = (Arc::clone(&desk), Arc::clone(&subject), pool.ended.clone());
             let run = move || {
-                served.serve(|work: Work| work.run(shared.as_ref()));
+                served.serve(|_| {}, |work: Work| work.run(shared.as_ref()));
                 // Exactly one thread, the last, gets the instance itself.
                 if let Some(subject) = Arc::into_inner(shared) {
                     let _ended = ended.drop_guard();

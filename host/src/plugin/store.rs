@@ -24,7 +24,9 @@ const LEFTOVER_AGE_MIN: Duration = Duration::from_secs(60);
 /// Copies of processes whose end can't be seen (no `/proc`) are kept this long.
 const UNKNOWN_OWNER_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-static COPIES: AtomicU64 = AtomicU64::new(0);
+/// Numbers of copies and drafts. They begin anywhere: a process that starts anew has the id of the one before it, and in containers that
+/// share the folder every process has the same.
+static COPIES: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(u64::from(random())));
 /// Copies under our process id that are older are an earlier process's: ids come again, in containers at every start.
 static FIRST_OPENED: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
 
@@ -159,7 +161,7 @@ impl StagedStore {
                 return Ok(None);
             }
         }
-        let number = COPIES.fetch_add(1, Ordering::Relaxed);
+        let number = next_number();
         let owner = std::process::id();
         let draft = Draft::create(self.folder.join(format!("{name}.{owner}.{number}.draft")))?;
         let (version, sha256) = draft.fill(&mut file, source, config)?;
@@ -184,6 +186,17 @@ impl StagedStore {
         }
         Ok(())
     }
+}
+
+/// Of a file that no other process of this id uses.
+pub(super) fn next_number() -> u64 {
+    COPIES.fetch_add(1, Ordering::Relaxed)
+}
+
+fn random() -> u32 {
+    let mut bytes = [0; 4];
+    let _ = getrandom::fill(&mut bytes); // Else it begins at 0.
+    u32::from_be_bytes(bytes)
 }
 
 /// The process id in a copy's name: `<name>-<sha256>.<pid>.<n>.so` or `<name>.<pid>.<n>.draft`.

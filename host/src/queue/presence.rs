@@ -125,6 +125,13 @@ pub trait Presence: Send + Sync {
     /// [`QueueError`]
     async fn adopt(&self, cleaner: &NodeId) -> Result<Adoption, QueueError>;
 
+    /// Whether the node has, for `time` from the moment it asked, what only one node of the app may do: its `on_loop`. Asked again by the one
+    /// that has it, it is prolonged.
+    ///
+    /// # Errors
+    /// [`QueueError`]: not known.
+    async fn lead(&self, node: &NodeId, time: Duration) -> Result<bool, QueueError>;
+
     /// The connection with this public id, or session id.
     ///
     /// # Errors

@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use plugsocket_plugin::call::{Operation, Status};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::node::{Current, Node};
 use super::sink;
+use crate::config::LoopOn;
 use crate::plugin::{Call, CallError, LiveVersion};
 
 /// Calls `on_loop` every `server.loop_interval` until `stop` fires. Dropping the future stops it; a call that runs goes on in the plugin.
 pub(crate) async fn run(current: Current, stop: CancellationToken) {
+    let mut lead = Lead::default();
     loop {
         let pause = current.load().settings.load().server.loop_interval.max(std::time::Duration::from_millis(1));
         if stop.run_until_cancelled(sleep(pause)).await.is_none() {
@@ -20,8 +22,56 @@ pub(crate) async fn run(current: Current, stop: CancellationToken) {
         }
         let node = current.load_full();
         let Some(version) = node.plugins.handler() else { continue };
-        if stop.run_until_cancelled(turn(&node, &version)).await.is_none() {
+        let next = async {
+            if lead.is_ours(&node).await {
+                tokio::select! {
+                    () = turn(&node, &version) => {}
+                    () = lead.keep(&node) => {}
+                }
+            }
+        };
+        if stop.run_until_cancelled(next).await.is_none() {
             return;
+        }
+    }
+}
+
+/// This server's part in deciding which one runs the turns, with `server.loop_on = "one_node"`.
+#[derive(Default)]
+struct Lead {
+    /// Surely ours until then.
+    held: Option<Instant>,
+    ask_at: Option<Instant>,
+}
+
+impl Lead {
+    /// Whether this server may run a turn now. Asks the queue when it is time to.
+    async fn is_ours(&mut self, node: &Node) -> bool {
+        let (is_shared, lease) = {
+            let settings = node.settings.load();
+            (settings.server.loop_on == LoopOn::OneNode, settings.queue_options.lease)
+        };
+        if !is_shared {
+            return true;
+        }
+        let now = Instant::now();
+        if self.ask_at.is_none_or(|at| at <= now) {
+            self.ask_at = Some(now + lease / 6);
+            match node.queue.presence.lead(&node.id, lease).await {
+                Ok(is_ours) => self.held = is_ours.then(|| now + lease * 9 / 10),
+                // What was ours stays so for its time.
+                Err(error) => tracing::debug!(%error, "not known who runs on_loop"),
+            }
+        }
+        self.held.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Keeps the part of the one that runs the turns, during a turn; never resolves. A turn that outlasts it is not given up.
+    async fn keep(&mut self, node: &Node) {
+        loop {
+            let pause = node.settings.load().queue_options.lease / 6;
+            sleep(pause).await;
+            self.is_ours(node).await;
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::harness::procfs;
 const ATTEMPTS: usize = 2;
 
 /// What ends a runner: what is asked for, by which action, how the runner's end is called, and the code for the client.
-const FATAL: [(&str, &str, &[&str], &str); 8] = [
+const FATAL: [(&str, &str, &[&str], &str); 10] = [
     ("segfault", "act", &["SIGSEGV"], "failed"),
     ("overflow", "act", &["SIGABRT", "SIGSEGV"], "failed"),
     ("abort", "act", &["SIGABRT"], "failed"),
@@ -22,6 +22,8 @@ const FATAL: [(&str, &str, &[&str], &str); 8] = [
     ("allocate", "act", &["SIGABRT", "SIGKILL"], "failed"),
     ("close", "act", &[], "failed"),
     ("garbage", "act", &[], "failed"),
+    ("garbage and go", "act", &[], "failed"),
+    ("fork", "act", &["SIGABRT"], "failed"),
     ("loop", "act_briefly", &[], "timeout"),
 ];
 
@@ -81,6 +83,8 @@ async fn what_ends_a_runner_costs_its_own_message_and_nothing_else() {
         assert_eq!((&fresh["text"], &fresh["attempt"]), (&json!(what), &json!(1)));
     }
     assert_eq!(neighbours.clients.len(), NEIGHBOURS);
+    let idle: Vec<_> = app.workers[0].lines().into_iter().filter(|line| line.contains("no runner came up")).collect();
+    assert_eq!(idle, Vec::<String>::new(), "each had come up, and ended of its first call");
 }
 
 #[tokio::test]

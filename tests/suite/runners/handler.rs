@@ -13,7 +13,7 @@ use crate::harness::{eventually, procfs};
 const ATTEMPTS: usize = 2;
 
 /// What ends a runner, how that is called, and the code for a client whose fallback message did it.
-const FATAL: [(&str, &[&str], &str); 8] = [
+const FATAL: [(&str, &[&str], &str); 10] = [
     ("segfault", &["SIGSEGV"], "failed"),
     ("overflow", &["SIGABRT", "SIGSEGV"], "failed"),
     ("abort", &["SIGABRT"], "failed"),
@@ -21,6 +21,8 @@ const FATAL: [(&str, &[&str], &str); 8] = [
     ("allocate", &["SIGABRT", "SIGKILL"], "failed"),
     ("close", &[], "failed"),
     ("garbage", &[], "failed"),
+    ("garbage and go", &[], "failed"),
+    ("fork", &["SIGABRT"], "failed"),
     ("loop", &[], "timeout"),
 ];
 

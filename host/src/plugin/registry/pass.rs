@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::entry::Entry;
 use super::lifecycle::{Attempt, Attempted, Wanted, candidates};
 use super::record::Record;
-use super::slot::Moved;
+use super::slot::{Moved, Slot};
 use super::writer::Writer;
 use crate::config::{Reload, Settings};
 use crate::plugin::store::Fingerprint;
@@ -168,6 +168,11 @@ impl Writer {
             }
             Attempted::Quarantined(key) => entry.note_quarantined(name, key),
             Attempted::Rejected(found, error) => entry.reject(name, found, &error),
+            // Rolled back while it came up once more, with other settings.
+            Attempted::Live(live) if entry.record.is_quarantined(&live.key.version) => {
+                entry.note_quarantined(name, live.key.clone());
+                return (Slot::turn_away(*live), false);
+            }
             Attempted::Live(live) => {
                 metrics::counter!("plugsocket_plugin_reloads_total", "plugin" => name.to_owned()).increment(1);
                 entry.rejected = None;

@@ -1,24 +1,28 @@
 //! What a restart begins with: the last good version of each plugin, what is quarantined, and what was on probation when a process died.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::facts::now_ms;
 use crate::plugin::error::PluginError;
-use crate::plugin::store::StagedStore;
+use crate::plugin::store::{StagedStore, next_number};
 
 /// Versions remembered as quarantined, per plugin; the oldest are forgotten.
 pub(super) const QUARANTINE_MAX: usize = 32;
 /// A record is small; what is larger is none.
 const RECORD_BYTES_MAX: u64 = 1024 * 1024;
 
-static DRAFTS: AtomicU64 = AtomicU64::new(0);
+/// Another process holds the records for milliseconds; one that was stopped meanwhile is not waited for longer.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// Of one plugin in one kind of process: a handler's failure says nothing of the actions.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -157,6 +161,7 @@ impl Records {
 
     /// Answers the record as it is then. What can't be written is logged, and holds in this process. Blocks.
     pub(super) fn write(&self, plugin: &str, entry: Entry) -> Record {
+        let _locked = self.lock();
         let mut record = self.load(plugin);
         let written = match entry {
             Entry::ProbationBegun { version, sha256 } => self.put(&self.mark_path(plugin), &Mark { version, sha256 }),
@@ -181,6 +186,20 @@ impl Records {
             tracing::warn!(plugin, %error, "a restart will not know of this");
         }
         record
+    }
+
+    /// Held while a record is read, changed and written: processes of one kind share it.
+    fn lock(&self) -> Option<File> {
+        let folder = File::open(&self.folder).ok()?;
+        let end = Instant::now() + LOCK_TIMEOUT;
+        while flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if Instant::now() >= end {
+                tracing::warn!(folder = %self.folder.display(), "another process holds the records for too long; not waiting for it");
+                return None;
+            }
+            thread::sleep(LOCK_POLL);
+        }
+        Some(folder)
     }
 
     /// The file name for a kept copy.
@@ -223,7 +242,7 @@ impl Records {
     }
 
     fn put(&self, path: &Path, content: &impl Serialize) -> Result<(), PluginError> {
-        let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
+        let number = next_number();
         let draft = self.folder.join(format!("record.{}.{number}.draft", std::process::id()));
         let bytes = serde_json::to_vec_pretty(content).map_err(|error| PluginError::Manifest(error.to_string()))?;
         let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).and_then(|mut file| {
@@ -255,5 +274,29 @@ impl Records {
             marks.extend(mark);
         }
         marks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_that_share_a_record_lose_nothing_of_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = StagedStore::open(folder.path()).unwrap();
+        let records = Records::new(&store, "worker");
+        let quarantine = |process: u32, number: usize| Entry::Quarantined {
+            version: format!("{process}-{number}"),
+            sha256: String::new(),
+            reason: String::new(),
+        };
+        thread::scope(|scope| {
+            for process in 0..4 {
+                let records = records.clone();
+                scope.spawn(move || (0..QUARANTINE_MAX / 4).for_each(|number| drop(records.write("x", quarantine(process, number)))));
+            }
+        });
+        assert_eq!(records.load("x").quarantine.len(), QUARANTINE_MAX);
     }
 }

@@ -21,7 +21,7 @@ const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(20);
 #[derive(Default)]
 pub(super) struct Slot {
     stage: Stage,
-    /// Messages that crashed two versions.
+    /// Messages that crashed a good version.
     poison: VecDeque<String>,
 }
 
@@ -50,6 +50,8 @@ struct Trial {
     since: Instant,
     /// Errors that were the messages' fault.
     forgiven: u64,
+    /// Crashes that may not have been its doing.
+    doubtful: u32,
 }
 
 /// What a move leaves to do.
@@ -169,7 +171,7 @@ impl Slot {
     /// A version came up. `is_good` when it has been through a probation before.
     pub(super) fn arrive(&mut self, live: Live, is_good: bool, now: Instant) -> Moved {
         let mut moved = Moved::changed();
-        let fresh = Trial { since: now, forgiven: 0 };
+        let fresh = Trial { since: now, forgiven: 0, doubtful: 0 };
         let (trial, standby) = match std::mem::take(&mut self.stage) {
             Stage::Empty => (fresh, None),
             Stage::Current(old) if old.key.version == live.key.version => {
@@ -215,6 +217,14 @@ impl Slot {
         self.stage = Stage::Probation { live, trial, standby };
         moved.notes.push(if is_judged { Note::ProbationBegun } else { Note::ProbationOver });
         self.stand(if is_judged { "" } else { "no good version before it to fall back to" });
+        moved
+    }
+
+    /// A version came up that must not serve after all.
+    pub(super) fn turn_away(live: Live) -> Moved {
+        let mut moved = Moved::default();
+        live.facts.step(VersionState::RolledBack, "quarantined while it came up");
+        moved.leaving.push(live);
         moved
     }
 

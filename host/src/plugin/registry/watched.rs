@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwapOption;
-use plugsocket_plugin::call::Status;
+use plugsocket_plugin::call::{Operation, Status};
 use tokio::sync::Notify;
 
 use crate::plugin::blame::Subject;
@@ -97,12 +97,14 @@ impl Tally {
         Some(if followed.has_crashed.load(Ordering::Relaxed) { FollowedEnd::Crashed } else { FollowedEnd::Otherwise })
     }
 
-    fn note(&self, result: &Result<Answer, CallError>) {
+    fn note(&self, operation: Operation, result: &Result<Answer, CallError>) {
         let is_bad = match result {
             Ok(answer) if matches!(answer.status, Status::Retry | Status::Panicked) => {
                 self.errors.fetch_add(1, Ordering::Relaxed);
                 true
             }
+            // Turns that go well come all the time and prove nothing: they would hide what becomes of messages.
+            Ok(_) if operation == Operation::Loop => return,
             Ok(_) => false,
             // It did not run, or another is to blame: it comes again.
             Err(CallError::Interrupted { .. } | CallError::Overloaded | CallError::Unavailable(_)) => return,
@@ -165,7 +167,8 @@ impl Callee for Watched {
         Self: 'call,
     {
         let followed = if self.tally.is_following.load(Ordering::Acquire) { self.tally.recognize(&call) } else { None };
-        Box::pin(Counted { answering: self.callee.call(call), counting: Counting::begin(&self.tally), followed })
+        let operation = call.operation;
+        Box::pin(Counted { operation, answering: self.callee.call(call), counting: Counting::begin(&self.tally), followed })
     }
 
     fn ends_calls(&self) -> bool {
@@ -174,6 +177,7 @@ impl Callee for Watched {
 }
 
 struct Counted<'call> {
+    operation: Operation,
     answering: Answering<'call>,
     counting: Counting<'call>,
     followed: Option<Arc<Followed>>,
@@ -184,7 +188,7 @@ impl Future for Counted<'_> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let result = std::task::ready!(self.answering.as_mut().poll(context));
-        self.counting.tally.note(&result);
+        self.counting.tally.note(self.operation, &result);
         if let Some(followed) = &self.followed {
             self.counting.tally.note_followed(followed, &result);
         }

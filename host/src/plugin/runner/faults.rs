@@ -110,10 +110,10 @@ unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context
             let handler: unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut libc::c_void) = std::mem::transmute(before.sa_sigaction);
             handler(signal, info, context);
         }
-        // It has put the default in place; what has faulted faults again.
-        return;
+        // It has put the default in place. What has faulted would fault again; what somebody has sent would not.
+    } else {
+        set(signal, libc::SIG_DFL, 0);
     }
-    set(signal, libc::SIG_DFL, 0);
     // SAFETY: async-signal-safe; delivered with the default action when this handler returns.
     unsafe { libc::raise(signal) };
 }

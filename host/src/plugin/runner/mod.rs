@@ -164,11 +164,11 @@ fn serve(mut socket: &UnixStream, mut input: BytesMut, instance: Instance, runne
         let (runner, instance) = (Arc::clone(&runner), Arc::clone(&instance));
         let work_off = move || {
             faults::name_thread(number as u64);
-            runner.desk.serve(|work| runner.run(&instance, number, &work));
-            drop(runner);
+            runner.desk.serve(|work| runner.crumbs.note(number, work.number), |work| runner.run(&instance, number, &work));
             // Exactly one thread, the last, gets the instance itself.
             if let Some(instance) = Arc::into_inner(instance) {
                 instance.shutdown();
+                runner.door.out.finish();
                 faults::end(0);
             }
         };
@@ -204,10 +204,10 @@ impl Runner {
                 let _ = self.desk.offer(Work { number: frame.number, operation, input: frame.payload }, usize::MAX, |_| true);
             }
             Kind::Cancel => {
-                let is_withdrawn = self.desk.withdraw(|work| work.number == frame.number);
-                if !is_withdrawn && self.crumbs.calls().contains(&frame.number) {
-                    self.door.out.send(Head::call(Kind::Running, 0, frame.number), &[]);
-                }
+                self.desk.withdraw(|work| work.number == frame.number);
+                let is_running = self.crumbs.calls().contains(&frame.number);
+                let kind = if is_running { Kind::Running } else { Kind::Cancelled };
+                self.door.out.send(Head::call(kind, 0, frame.number), &[]);
             }
             Kind::Response => {
                 let Ok(status) = Status::try_from(frame.code) else { return };
@@ -219,10 +219,9 @@ impl Runner {
     }
 
     fn run(&self, instance: &Instance, thread: usize, work: &Work) {
-        self.crumbs.note(thread, work.number);
         let answer = instance.call(work.number, work.operation, &work.input);
         self.door.out.send(Head::call(Kind::Answer, answer.status as u8, work.number), &answer.bytes);
-        // Not sooner: a call that has closed the socket is found out by the answer that can't be written.
+        // It was noted as it left the desk. Not sooner: a call that has closed the socket is found out by the answer that can't be written.
         self.crumbs.note(thread, 0);
     }
 }

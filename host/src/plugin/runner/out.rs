@@ -51,5 +51,14 @@ impl Out {
             self.written.notify_all();
         }
         state.is_writing = false;
+        self.written.notify_all();
+    }
+
+    /// Waits until all that was said is written.
+    pub(super) fn finish(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while state.is_writing {
+            state = self.written.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }

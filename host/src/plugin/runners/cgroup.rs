@@ -76,6 +76,7 @@ impl Home {
     }
 
     fn make(&self, process: u32, bytes_max: u64) -> io::Result<Group> {
+        self.remove_leftovers();
         let folder = self.folder.join(format!("{PREFIX}{}-{process}", std::process::id()));
         fs::create_dir(&folder)?;
         let group = Group { folder };
@@ -86,12 +87,14 @@ impl Home {
         Ok(group)
     }
 
-    /// Groups of hosts that were killed.
+    /// Groups of hosts that were killed, and of our own runners that were still ending when their group was let go.
     fn remove_leftovers(&self) {
+        let is_gone = |process: u32| !Path::new("/proc").join(process.to_string()).exists();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
-            if owner.is_some_and(|owner| !Path::new("/proc").join(owner.to_string()).exists()) {
+            let Some((host, runner)) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split_once('-')) else { continue };
+            let Ok(host) = host.parse::<u32>() else { continue };
+            if is_gone(host) || (host == std::process::id() && runner.parse().is_ok_and(is_gone)) {
                 let _ = fs::remove_dir(entry.path()); // Refused while something lives in it.
             }
         }
@@ -120,6 +123,17 @@ mod tests {
         assert_eq!(find(), None, "nothing can be handed on, and no group has a limit");
         fs::write(service.join("cgroup.subtree_control"), "cpu memory\n").unwrap();
         assert_eq!(find(), None, "a folder is made and has no limit: this is no real one");
+    }
+
+    #[test]
+    fn groups_that_were_left_behind_are_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let (own, gone) = (std::process::id(), u32::MAX);
+        let names = [format!("{gone}-7"), format!("{own}-{gone}"), format!("{own}-{own}"), format!("{own}-trial")];
+        let folders = names.map(|name| root.path().join(format!("{PREFIX}{name}")));
+        folders.iter().for_each(|folder| fs::create_dir(folder).unwrap());
+        Home { folder: root.path().to_owned(), limit: "memory.max" }.remove_leftovers();
+        assert_eq!(folders.each_ref().map(|folder| folder.exists()), [false, false, true, true]);
     }
 
     #[test]

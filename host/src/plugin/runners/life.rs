@@ -1,10 +1,12 @@
 //! One runner from its first call to its end, and who is to blame for that.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -32,8 +34,12 @@ use crate::plugin::{Answer, Call, CallError};
 
 /// A process whose socket is closed is waited for so long before it is killed.
 const EXIT_GRACE: Duration = Duration::from_millis(50);
+/// No process does that to itself by mistake: its user does, or the system when memory ends.
+const SIGKILL: i32 = 9;
 /// How often a runner that is to be ended is looked at.
 const DOOM_POLL: Duration = Duration::from_millis(5);
+/// A runner that has not said for so long what became of a cancelled call says nothing any more.
+const SILENCE_MAX: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(10) };
 
 /// A runner that serves, or did.
 pub(super) struct Runner {
@@ -44,8 +50,8 @@ pub(super) struct Runner {
     floor: Floor,
     open_max: usize,
     timeout_grace: Duration,
-    /// Calls that were given up because they took too long.
-    overdue: Mutex<HashSet<u64>>,
+    /// Calls that were given up because they took too long, since when, and of which the runner has not said yet that they don't run.
+    overdue: Mutex<HashMap<u64, Instant>>,
     doom: watch::Sender<Doom>,
     left: CancellationToken,
     ended: CancellationToken,
@@ -87,9 +93,7 @@ struct Open<'runner> {
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        if self.runner.link.forget(self.number) {
-            self.runner.link.send(Head::call(Kind::Cancel, 0, self.number), &[]);
-        }
+        self.runner.cancel(self.number);
     }
 }
 
@@ -118,9 +122,10 @@ impl Runner {
         self.link.open()
     }
 
-    /// Whether it ever answered a call.
-    pub(super) fn has_answered(&self) -> bool {
-        self.link.answered() > 0
+    /// Whether it has come up: it has answered a call, or ended of one. What is noted of a thread in no call is the plugin's own crash.
+    pub(super) fn has_served(&self) -> bool {
+        let has_ended_of_call = || self.crumbs.fault().map_or_else(|| !self.crumbs.begun().is_empty(), |fault| fault.call.is_some());
+        self.link.answered() > 0 || has_ended_of_call()
     }
 
     /// Whether it takes no more calls though nobody wanted it to end.
@@ -138,9 +143,23 @@ impl Runner {
         &self.ended
     }
 
+    fn overdue(&self) -> MutexGuard<'_, HashMap<u64, Instant>> {
+        self.overdue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave(&self) {
+        self.left.cancel();
+        self.link.leave();
+    }
+
+    /// Whether it no longer takes in what it is told, though it lives.
+    pub(super) fn is_silent(&self) -> bool {
+        self.overdue().values().any(|since| since.elapsed() > SILENCE_MAX)
+    }
+
     /// Finishes what it has, and ends.
     pub(super) fn close(&self) {
-        self.left.cancel();
+        self.leave();
         self.doom.send_if_modified(|doom| {
             let is_first = *doom == Doom::None;
             if is_first {
@@ -153,41 +172,44 @@ impl Runner {
 
     /// Ends at once.
     pub(super) fn kill(&self) {
-        self.left.cancel();
+        self.leave();
         self.doom.send_replace(Doom::Now);
     }
 
-    /// Makes a call. It ends by `deadline`, waiting included.
-    pub(super) async fn run(&self, call: Call, deadline: Option<Instant>) -> Result<Answer, CallError> {
-        let mut number = 0;
-        let made = self.make(call, &mut number);
+    /// Makes a call. It ends by `deadline`, waiting included. `None` when the runner has left before the call could begin.
+    pub(super) async fn run(&self, call: &Call, deadline: Option<Instant>) -> Result<Option<Answer>, CallError> {
+        let number = AtomicU64::new(0);
+        let made = self.make(call, &number);
         let Some(deadline) = deadline else { return made.await };
-        match time::timeout_at(deadline, made).await {
+        let mut made = std::pin::pin!(made);
+        match time::timeout_at(deadline, made.as_mut()).await {
             Ok(result) => result,
+            // While a suspect was alone, or had no place to be: that is nobody's failure.
+            Err(_) if number.load(Ordering::Relaxed) == 0 => Err(CallError::Overloaded),
             Err(_) => {
-                self.note_overdue(number);
+                self.note_overdue(number.load(Ordering::Relaxed));
                 Err(CallError::TimedOut)
             }
         }
     }
 
-    async fn make(&self, call: Call, given: &mut u64) -> Result<Answer, CallError> {
-        let Call { operation, input, sink, suspicions, .. } = call;
-        let place = match suspicions {
+    async fn make(&self, call: &Call, given: &AtomicU64) -> Result<Option<Answer>, CallError> {
+        let place = match call.suspicions {
             0 => self.floor.shared().await,
             count => self.floor.alone(count > 1).await,
         };
         let served = async {
-            let (number, pending) = self.link.begin(operation, &input, suspicions, self.open_max)?;
-            *given = number;
+            let begun = self.link.begin(call.operation, &call.input, call.suspicions, self.open_max)?;
+            let Some((number, pending)) = begun else { return Ok(None) };
+            given.store(number, Ordering::Relaxed);
             let _open = Open { runner: self, number };
             loop {
                 match pending.next().await {
-                    Event::Ended(result) => return result,
+                    Event::Ended(result) => return result.map(Some),
                     Event::Request { request, operation, input } => {
                         let answer = match operation_of(operation) {
                             Some(operation) => {
-                                let asked = AssertUnwindSafe(sink.request(operation, input)).catch_unwind();
+                                let asked = AssertUnwindSafe(call.sink.request(operation, input)).catch_unwind();
                                 asked.await.unwrap_or_else(host_panicked)
                             }
                             None => Answer { status: Status::Unsupported, bytes: Bytes::new() },
@@ -202,25 +224,39 @@ impl Runner {
 
     /// A call has been given up because of its time. If it runs, it and its runner are ended; if not, it never begins.
     fn note_overdue(&self, number: u64) {
-        if number == 0 {
+        self.overdue().insert(number, Instant::now());
+        if !self.cancel(number) {
+            self.overdue().remove(&number); // It has just ended.
             return;
         }
-        self.overdue.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
-        // Its `Cancel` is on its way; when the call begins before that arrives, the runner says so.
+        // When the call begins before the `Cancel` arrives, the runner says so.
         if self.crumbs.calls().contains(&number) {
             self.end_for(number);
         }
     }
 
-    fn end_for(&self, number: u64) {
-        if !self.overdue.lock().unwrap_or_else(PoisonError::into_inner).contains(&number) {
-            return;
+    /// Whether the call was open.
+    fn cancel(&self, number: u64) -> bool {
+        let is_open = self.link.forget(number);
+        if is_open {
+            self.link.send(Head::call(Kind::Cancel, 0, number), &[]);
         }
-        self.left.cancel();
+        is_open
+    }
+
+    fn end_for(&self, number: u64) {
+        if self.overdue().contains_key(&number) {
+            self.end_within(self.timeout_grace);
+        }
+    }
+
+    /// Is ended, and is not to blame on anybody.
+    pub(super) fn end_within(&self, grace: Duration) {
+        self.leave();
         self.doom.send_if_modified(|doom| {
             let is_new = matches!(doom, Doom::None | Doom::Closed);
             if is_new {
-                *doom = Doom::Until(Instant::now() + self.timeout_grace);
+                *doom = Doom::Until(Instant::now() + grace);
             }
             is_new
         });
@@ -234,12 +270,15 @@ impl Runner {
             self.link.write(write).await;
             std::future::pending::<()>().await;
         };
+        let mut read = std::pin::pin!(self.read(read, input, &options));
         let end = tokio::select! {
-            end = self.read(read, input, &options) => end,
+            end = &mut read => end,
             () = write => End::Closed,
             () = self.doomed() => End::Doomed,
+            // What it has written is still read. Processes that the plugin has started may hold the socket open for ever.
+            _ = child.wait() => time::timeout(EXIT_GRACE, &mut read).await.unwrap_or(End::Closed),
         };
-        self.left.cancel();
+        self.leave();
         let (status, was_killed) = end_process(&mut child, &end).await;
         drop(group);
         let open = self.link.close();
@@ -259,7 +298,9 @@ impl Runner {
             let _ = time::timeout(EXIT_GRACE, speech.ended()).await;
             let subject = verdict.culprit.and_then(|number| open.get(&number)).map(|call| Subject::of(call.operation, &call.input));
             tell(&options, self.id, &reason, subject.as_ref(), open.len(), &speech);
-            let _ = events.send(RunnerEvent::Crashed { subject, reason: reason.clone() });
+            let is_killed = !was_killed && status.as_ref().is_ok_and(|status| status.signal() == Some(SIGKILL));
+            let is_doubtful = subject.is_none() && (is_killed || !verdict.suspects.is_empty());
+            let _ = events.send(RunnerEvent::Crashed { subject, is_doubtful, reason: reason.clone() });
         } else if !open.is_empty() {
             tracing::warn!(plugin = %options.plugin, version = %options.version, runner = self.id, calls = open.len(), "runner ended before its calls did");
         }
@@ -280,6 +321,7 @@ impl Runner {
                 match take(&mut input) {
                     Ok(Some(Frame { kind: Kind::Log, payload, .. })) => drop(crate::plugin::log::log(&options.plugin, &payload)),
                     Ok(Some(Frame { kind: Kind::Running, number, .. })) => self.end_for(number),
+                    Ok(Some(Frame { kind: Kind::Cancelled, number, .. })) => drop(self.overdue().remove(&number)),
                     Ok(Some(frame)) => self.link.receive(frame),
                     Ok(None) => break,
                     Err(_) => return End::Garbage,
@@ -309,15 +351,16 @@ impl Runner {
         }
     }
 
-    /// Who is to blame. Without a noted fault it can't be told, unless the only one that ran was a suspect before.
+    /// Who is to blame. Without a noted fault it can't be told, unless the only one that ran was a suspect before. One that has ended
+    /// and could not be heard of any more counts as well: it may have seen to that.
     fn judge(&self, open: &HashMap<u64, Arc<Pending>>) -> Verdict {
         if let Some(number) = self.crumbs.fault().and_then(|fault| fault.call).filter(|number| open.contains_key(number)) {
             return Verdict { culprit: Some(number), suspects: Vec::new() };
         }
-        let running: Vec<u64> = self.crumbs.calls().into_iter().filter(|number| open.contains_key(number)).collect();
-        match running.as_slice() {
+        let begun: Vec<u64> = self.crumbs.begun().into_iter().filter(|number| open.contains_key(number)).collect();
+        match begun.as_slice() {
             [only] if open.get(only).is_some_and(|call| call.suspicions > 0) => Verdict { culprit: Some(*only), suspects: Vec::new() },
-            _ => Verdict { culprit: None, suspects: running },
+            _ => Verdict { culprit: None, suspects: begun },
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::Notify;
 
-use crate::plugin::frames::{Frame, Head, Kind};
+use crate::plugin::frames::{Frame, Head, Kind, PAYLOAD_BYTES_MAX};
 use crate::plugin::pool::CALL_IS_OVER;
 use crate::plugin::{Answer, CallError};
 
@@ -89,7 +89,7 @@ struct Outgoing {
 #[derive(Default)]
 struct Calls {
     pending: HashMap<u64, Arc<Pending>>,
-    is_closed: bool,
+    is_left: bool,
 }
 
 impl Link {
@@ -129,30 +129,36 @@ impl Link {
         }
     }
 
-    /// Hands a call over, unless `open_max` are there already; answers its number.
+    /// Hands a call over, unless `open_max` are there already; answers its number. `None` when the runner takes no more calls.
     ///
     /// # Errors
-    /// [`CallError::Overloaded`]; [`CallError::Interrupted`] when the runner has ended: the call has not begun.
+    /// [`CallError::Overloaded`]
     pub(super) fn begin(
         &self,
         operation: Operation,
         input: &Bytes,
         suspicions: u32,
         open_max: usize,
-    ) -> Result<(u64, Arc<Pending>), CallError> {
+    ) -> Result<Option<(u64, Arc<Pending>)>, CallError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let pending = Arc::new(Pending { operation, input: input.clone(), suspicions, state: Mutex::default() });
         let mut calls = self.calls();
-        if calls.is_closed {
-            return Err(CallError::Interrupted { is_suspect: false });
+        if calls.is_left {
+            return Ok(None);
         }
         if calls.pending.len() >= open_max {
             return Err(CallError::Overloaded);
         }
         calls.pending.insert(number, Arc::clone(&pending));
-        drop(calls);
+        // Within the lock, so that no call comes behind the last word.
         self.send(Head::call(Kind::Call, operation as u8, number), input);
-        Ok((number, pending))
+        drop(calls);
+        Ok(Some((number, pending)))
+    }
+
+    /// From here on no call begins.
+    pub(super) fn leave(&self) {
+        self.calls().is_left = true;
     }
 
     /// Nobody waits for a call any more: what it asks for is refused. Answers whether it was still open.
@@ -193,6 +199,11 @@ impl Link {
 
     /// Answers a request of a call.
     pub(super) fn respond(&self, number: u64, request: u64, answer: &Answer) {
+        let bytes = answer.bytes.len();
+        if bytes > PAYLOAD_BYTES_MAX {
+            let text = format!("the answer has {bytes} bytes, and {PAYLOAD_BYTES_MAX} at most can be given to a plugin");
+            return self.respond(number, request, &Answer::retry(text));
+        }
         self.send(Head { kind: Kind::Response, code: answer.status as u8, number, request }, &answer.bytes);
     }
 
@@ -203,7 +214,7 @@ impl Link {
         outgoing.bytes = Vec::new();
         drop(outgoing);
         let mut calls = self.calls();
-        calls.is_closed = true;
+        calls.is_left = true;
         std::mem::take(&mut calls.pending)
     }
 }

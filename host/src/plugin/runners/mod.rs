@@ -122,15 +122,23 @@ impl Shared {
 impl Callee for Runners {
     async fn call(&self, call: Call) -> Result<Answer, CallError> {
         let deadline = call.timeout.map(|limit| Instant::now() + limit);
-        let runner = match (self.shared.best(), deadline) {
-            (Some(runner), _) => runner,
-            (None, None) => self.shared.runner().await?,
-            (None, Some(deadline)) => match time::timeout_at(deadline, self.shared.runner()).await {
-                Ok(runner) => runner?,
-                Err(_) => return Err(CallError::Unavailable("none came up in time".to_owned())),
-            },
-        };
-        runner.run(call, deadline).await
+        loop {
+            let runner = match (self.shared.best(), deadline) {
+                (Some(runner), _) => runner,
+                (None, None) => self.shared.runner().await?,
+                (None, Some(deadline)) => match time::timeout_at(deadline, self.shared.runner()).await {
+                    Ok(runner) => runner?,
+                    Err(_) => return Err(CallError::Unavailable("none came up in time".to_owned())),
+                },
+            };
+            if let Some(answer) = runner.run(&call, deadline).await? {
+                return Ok(answer);
+            }
+            // It had left before the call began. Another one takes the call, here or in the version that follows.
+            if self.shared.closing.is_cancelled() {
+                return Err(CallError::Interrupted { is_suspect: false });
+            }
+        }
     }
 
     fn ends_calls(&self) -> bool {

@@ -23,6 +23,26 @@ const ENDS_PER_SECOND_MAX: usize = 20;
 const MANY_ENDS_PAUSE: Duration = Duration::from_millis(100);
 /// How often a runner's size and age are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause after a runner that should be replaced could not be.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
+
+/// How starting has gone in one place.
+#[derive(Default)]
+struct Luck {
+    /// In a row.
+    failures: u32,
+    is_parked: bool,
+}
+
+/// Why a runner is not looked after any more.
+enum Over {
+    /// It takes no more calls.
+    Left,
+    /// It is to be replaced, and serves until then.
+    Worn,
+    /// Everything is closed.
+    Closing,
+}
 
 impl Shared {
     /// Puts a runner that has started into its place.
@@ -40,26 +60,42 @@ impl Shared {
 
     /// Keeps a runner in a place until everything is closed.
     pub(super) async fn supervise(self: Arc<Self>, place: usize, first: Option<Arc<Runner>>) {
-        let mut failures = 0;
+        let mut luck = Luck::default();
         let mut ends: VecDeque<Instant> = VecDeque::new();
-        let mut next = first;
+        let (mut next, mut rest) = (first, LOOK_INTERVAL);
         loop {
             let runner = match next.take() {
                 Some(runner) => runner,
-                None => match self.start(place, &mut failures).await {
+                None => match self.start(place, &mut luck).await {
                     Some(runner) => runner,
                     None => return,
                 },
             };
-            if !self.guard(&runner).await {
-                return self.end(&runner).await;
+            match self.guard(&runner, rest).await {
+                Over::Left => {}
+                Over::Closing => return self.end(&runner).await,
+                Over::Worn => {
+                    let (another, pause) = match self.closing.run_until_cancelled(start::start(&self.options)).await {
+                        None => return self.end(&runner).await,
+                        Some(Ok(started)) => {
+                            let another = self.put(place, started);
+                            self.dismiss(&runner);
+                            (another, LOOK_INTERVAL)
+                        }
+                        Some(Err(error)) => {
+                            tracing::warn!(plugin = %self.options.plugin, runner = runner.id, %error, "runner can't be replaced; it goes on");
+                            (runner, RENEWAL_PAUSE)
+                        }
+                    };
+                    (next, rest) = (Some(another), pause);
+                    continue;
+                }
             }
-            self.dismiss(&runner);
-            if runner.has_answered() || runner.started.elapsed() > YOUNG {
-                failures = 0;
+            rest = LOOK_INTERVAL;
+            if runner.has_served() || runner.started.elapsed() > YOUNG {
+                luck.failures = 0;
             } else if runner.has_crashed() {
-                failures += 1;
-                self.note_failures(failures, "it ended before it answered any call");
+                self.note_failure(&mut luck, "it ended before it answered any call");
             }
             ends.push_back(Instant::now());
             ends.retain(|end| end.elapsed() < Duration::from_secs(1));
@@ -70,61 +106,66 @@ impl Shared {
     }
 
     /// Starts one, however often it takes. `None` when everything is closed.
-    async fn start(&self, place: usize, failures: &mut u32) -> Option<Arc<Runner>> {
+    async fn start(&self, place: usize, luck: &mut Luck) -> Option<Arc<Runner>> {
         loop {
-            if *failures > 0 {
-                self.pause(BACKOFF.saturating_mul(1 << (*failures - 1).min(16)).min(BACKOFF_MAX)).await;
+            if luck.failures > 0 {
+                self.pause(BACKOFF.saturating_mul(1 << (luck.failures - 1).min(16)).min(BACKOFF_MAX)).await;
             }
             let begun = Instant::now();
             let started = self.closing.run_until_cancelled(start::start(&self.options)).await?;
             match started {
                 Ok(started) => {
-                    if *failures >= FAILURES_MAX && self.parked.fetch_sub(1, Ordering::AcqRel) == self.places.len() {
+                    if std::mem::take(&mut luck.is_parked) && self.parked.fetch_sub(1, Ordering::AcqRel) == self.places.len() {
                         let _ = self.options.events.send(RunnerEvent::Recovered);
                     }
                     tracing::info!(plugin = %self.options.plugin, runner = started.child.id(), took = ?begun.elapsed(), "another runner serves");
                     return Some(self.put(place, started));
                 }
-                Err(error) => {
-                    *failures += 1;
-                    self.note_failures(*failures, &error.to_string());
-                }
+                Err(error) => self.note_failure(luck, &error.to_string()),
             }
         }
     }
 
-    fn note_failures(&self, failures: u32, reason: &str) {
+    fn note_failure(&self, luck: &mut Luck, reason: &str) {
+        luck.failures = luck.failures.saturating_add(1);
+        let failures = luck.failures;
         tracing::warn!(plugin = %self.options.plugin, version = %self.options.version, failures, reason, "no runner came up");
-        if failures == FAILURES_MAX && self.parked.fetch_add(1, Ordering::AcqRel) + 1 == self.places.len() {
+        if failures < FAILURES_MAX || std::mem::replace(&mut luck.is_parked, true) {
+            return;
+        }
+        if self.parked.fetch_add(1, Ordering::AcqRel) + 1 == self.places.len() {
             let _ = self.options.events.send(RunnerEvent::Parked { reason: reason.to_owned() });
             self.changed.notify_waiters();
         }
     }
 
-    /// Until the runner takes no more calls (true), or everything is closed (false).
-    async fn guard(&self, runner: &Runner) -> bool {
+    /// Looks after a runner, the first time after `rest`.
+    async fn guard(&self, runner: &Runner, rest: Duration) -> Over {
+        let mut pause = rest;
         loop {
             tokio::select! {
                 biased;
-                () = self.closing.cancelled() => return false,
-                () = runner.left().cancelled() => return true,
-                () = time::sleep(LOOK_INTERVAL), if self.may_recycle() => {
-                    if let Some(why) = self.is_worn(runner) {
+                () = self.closing.cancelled() => return Over::Closing,
+                () = runner.left().cancelled() => return Over::Left,
+                () = time::sleep(pause) => {
+                    pause = LOOK_INTERVAL;
+                    if runner.is_silent() {
+                        tracing::warn!(plugin = %self.options.plugin, runner = runner.id, "runner takes nothing in any more: it is ended");
+                        runner.end_within(Duration::ZERO);
+                    } else if let Some(why) = self.is_worn(runner) {
                         tracing::info!(plugin = %self.options.plugin, runner = runner.id, why, "runner is replaced");
-                        return true;
+                        return Over::Worn;
                     }
                 }
             }
         }
     }
 
-    /// Nobody finds it any more. One that still lives ends by itself, within the time that a replaced version has.
+    /// It takes no more calls, and ends within the time that a replaced version has.
     fn dismiss(self: &Arc<Self>, runner: &Arc<Runner>) {
-        if !runner.left().is_cancelled() {
-            let (shared, runner) = (Arc::clone(self), Arc::clone(runner));
-            runner.close();
-            self.tasks.spawn(async move { shared.end(&runner).await });
-        }
+        let (shared, runner) = (Arc::clone(self), Arc::clone(runner));
+        runner.close();
+        self.tasks.spawn(async move { shared.end(&runner).await });
     }
 
     /// Lets a runner finish, and ends it when that takes too long or nobody wants it to.
@@ -143,11 +184,6 @@ impl Shared {
 
     async fn pause(&self, pause: Duration) {
         let _ = self.closing.run_until_cancelled(time::sleep(pause)).await;
-    }
-
-    fn may_recycle(&self) -> bool {
-        let settings = &self.options.settings;
-        settings.recycle_memory.as_u64() > 0 || !settings.recycle_age.is_zero()
     }
 
     fn is_worn(&self, runner: &Runner) -> Option<&'static str> {

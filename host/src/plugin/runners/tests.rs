@@ -18,6 +18,8 @@ const SOON: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct Sink {
     gate: Option<Arc<tokio::sync::Semaphore>>,
+    /// Every answer, when it is not what the store says.
+    answer: Option<Bytes>,
     asked: AtomicUsize,
 }
 
@@ -28,7 +30,8 @@ impl HostSink for Sink {
         if let Some(gate) = &self.gate {
             gate.acquire().await.unwrap().forget();
         }
-        Answer { status: Status::Done, bytes: serde_json::to_vec(&StoreAnswer::Value(None)).unwrap().into() }
+        let nothing = || serde_json::to_vec(&StoreAnswer::Value(None)).unwrap().into();
+        Answer { status: Status::Done, bytes: self.answer.clone().unwrap_or_else(nothing) }
     }
 }
 
@@ -38,11 +41,15 @@ struct Bench {
 }
 
 async fn bench(settings: &str) -> Bench {
+    bench_of(chat_library(), settings).await
+}
+
+async fn bench_of(library: PathBuf, settings: &str) -> Bench {
     let (told, events) = mpsc::unbounded_channel();
     let options = RunnersOptions {
         plugin: "chat".into(),
         version: "v1".into(),
-        library: chat_library(),
+        library,
         role: Role::Actions,
         config: Map::new(),
         settings: toml::from_str(settings).unwrap(),
@@ -121,7 +128,7 @@ async fn a_killed_runner_is_replaced_and_its_call_is_made_again_alone_before_it_
     let (sink, call) = bench.held();
     until("the call runs", || sink.asked.load(Ordering::SeqCst) > 0).await;
     bench.kill();
-    assert!(matches!(bench.event().await, RunnerEvent::Crashed { subject: None, reason } if reason.contains("SIGKILL")));
+    assert!(matches!(bench.event().await, RunnerEvent::Crashed { subject: None, is_doubtful: true, reason } if reason.contains("SIGKILL")));
     sink.gate.as_ref().unwrap().add_permits(1); // What it has asked for is still done.
     assert!(matches!(call.await.unwrap(), Err(CallError::Interrupted { is_suspect: true })));
     assert_eq!(bench.echo().await.status, Status::Done);
@@ -246,4 +253,116 @@ async fn what_does_not_start_is_told_with_its_reason() {
     assert!(matches!(&error, PluginError::Constructor(text) if text.contains("history_limt")), "{error}");
     let error = refused("/nowhere/libchat.so".into(), "{}").await;
     assert!(matches!(&error, PluginError::Load(text) if text.contains("nowhere")), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_runner_whose_socket_lives_on_in_another_process_is_missed_all_the_same() {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+    let mut bench = bench("").await;
+    let process = bench.process();
+    let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().map(|entry| entry.unwrap().path());
+    let socket = descriptors.filter(|path| std::fs::read_link(path).is_ok_and(|what| what.to_string_lossy().starts_with("socket:"))).next();
+    let number = socket.unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap();
+    let runner = pidfd_open(Pid::from_raw(process.try_into().unwrap()).unwrap(), PidfdFlags::empty()).unwrap();
+    let _held_open = pidfd_getfd(runner, number, PidfdGetfdFlags::empty()).unwrap();
+    let (sink, call) = bench.held();
+    until("the call runs", || sink.asked.load(Ordering::SeqCst) > 0).await;
+    bench.kill();
+    assert!(matches!(bench.event().await, RunnerEvent::Crashed { reason, .. } if reason.contains("SIGKILL")));
+    sink.gate.as_ref().unwrap().add_permits(1);
+    assert!(matches!(call.await.unwrap(), Err(CallError::Interrupted { is_suspect: true })));
+    assert_eq!(bench.echo().await.status, Status::Done);
+}
+
+#[tokio::test]
+async fn runners_that_end_young_are_parked_as_often_as_they_recover() {
+    let mut bench = bench("").await;
+    let mut before = 0;
+    let mut events = Vec::new();
+    while events.len() < 3 {
+        until("a runner", || bench.runners.shared.best().is_some_and(|runner| runner.id != before)).await;
+        before = bench.process();
+        bench.kill();
+        loop {
+            match bench.event().await {
+                RunnerEvent::Crashed { .. } => break,
+                event => events.push(event),
+            }
+        }
+    }
+    assert!(matches!(events.as_slice(), [RunnerEvent::Parked { .. }, RunnerEvent::Recovered, RunnerEvent::Parked { .. }]), "{events:?}");
+    assert_eq!(bench.runners.shared.parked.load(Ordering::SeqCst), 1);
+    assert!(matches!(bench.call("echo", &json!(1), &Arc::default()).await, Err(CallError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn a_runner_that_takes_nothing_in_is_ended_though_no_call_runs_in_it() {
+    let bench = bench("").await;
+    let first = bench.process();
+    kill_process(Pid::from_raw(first.try_into().unwrap()).unwrap(), Signal::STOP).unwrap();
+    let call = Call::new(Operation::Action, message("echo", &json!(1)), Arc::new(Sink::default()));
+    let result = bench.runners.call(call.within(Duration::from_millis(50))).await;
+    assert!(matches!(result, Err(CallError::TimedOut)), "{result:?}");
+    until("another process", || bench.runners.shared.best().is_some_and(|runner| runner.id != first)).await;
+    assert_eq!(bench.echo().await.status, Status::Done);
+}
+
+#[tokio::test]
+async fn a_call_for_a_runner_that_finishes_is_made_in_another() {
+    let bench = bench("").await;
+    let old = bench.runners.shared.best().unwrap();
+    let (sink, running) = bench.held();
+    until("the call runs", || sink.asked.load(Ordering::SeqCst) > 0).await;
+    old.close();
+    let call = Call::new(Operation::Action, message("echo", &json!(1)), Arc::new(Sink::default()));
+    let refused = time::timeout(Duration::from_secs(1), old.run(&call, None)).await.expect("it waits for a process that ends");
+    assert!(matches!(refused, Ok(None)), "{refused:?}");
+    assert_eq!(bench.echo().await.status, Status::Done);
+    assert_ne!(bench.process(), old.id);
+    sink.gate.as_ref().unwrap().add_permits(10);
+    assert_eq!(running.await.unwrap().unwrap().status, Status::Rejected);
+}
+
+#[tokio::test]
+async fn an_old_runner_goes_on_while_no_other_comes_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("libchat.so");
+    std::fs::copy(chat_library(), &library).unwrap();
+    let bench = bench_of(library.clone(), "recycle_age = \"1s\"").await;
+    std::fs::remove_file(library).unwrap();
+    let first = bench.runners.shared.best().unwrap();
+    while first.started.elapsed() < Duration::from_secs(4) {
+        assert_eq!(bench.echo().await.status, Status::Done);
+        assert_eq!(bench.process(), first.id);
+        time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_no_frame_holds_is_refused() {
+    let bench = bench("").await;
+    let first = bench.process();
+    let sink = Arc::new(Sink { answer: Some(vec![b' '; 33 * 1024 * 1024].into()), ..Sink::default() });
+    let answer = bench.call("chat_text", &json!({"room": "lobby", "text": "hi"}), &sink).await.unwrap();
+    assert_eq!(answer.status, Status::Retry, "{answer:?}");
+    assert_eq!(bench.process(), first);
+}
+
+#[tokio::test]
+async fn a_runner_that_ends_of_its_first_call_had_come_up() {
+    let mut bench = bench("").await;
+    let mut before = 0;
+    for _ in 0..4 {
+        until("a runner", || bench.runners.shared.best().is_some_and(|runner| runner.id != before)).await;
+        before = bench.process();
+        let (sink, call) = bench.held();
+        until("the call runs", || sink.asked.load(Ordering::SeqCst) > 0).await;
+        bench.kill();
+        let event = bench.event().await;
+        assert!(matches!(event, RunnerEvent::Crashed { .. }), "{event:?}");
+        sink.gate.as_ref().unwrap().add_permits(1);
+        assert!(matches!(call.await.unwrap(), Err(CallError::Interrupted { is_suspect: true })));
+    }
+    assert_eq!(bench.echo().await.status, Status::Done);
 }

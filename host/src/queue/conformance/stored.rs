@@ -1,4 +1,4 @@
-//! The plugins' store.
+//! The plugins' store, and what only one node may do.
 
 use std::time::Duration;
 
@@ -7,8 +7,17 @@ use plugsocket_plugin::call::{StoreAnswer, StoreRequest};
 use super::backend::{Backend, PATIENCE};
 use super::on_both;
 use crate::queue::QueueError;
+use crate::wire::ids::NodeId;
 
-on_both!(values_are_kept, numbers_add_up, lists_are_capped, compare_and_set_compares, values_expire, limits_and_kinds_are_checked);
+on_both!(
+    values_are_kept,
+    numbers_add_up,
+    lists_are_capped,
+    compare_and_set_compares,
+    values_expire,
+    limits_and_kinds_are_checked,
+    one_node_leads
+);
 
 fn key() -> String {
     "k{1}%".to_owned()
@@ -107,4 +116,16 @@ async fn limits_and_kinds_are_checked(backend: Backend) {
         let answer = backend.queue.store.run("p", request.clone()).await;
         assert!(matches!(answer, Err(QueueError::Invalid(_))), "{request:?} answered {answer:?}");
     }
+}
+
+async fn one_node_leads(backend: Backend) {
+    let [first, second] = [(); 2].map(|()| NodeId::random().unwrap());
+    let presence = &backend.queue.presence;
+    let (short, long) = (Duration::from_millis(200), Duration::from_secs(60));
+    assert!(presence.lead(&first, long).await.unwrap());
+    assert!(!presence.lead(&second, long).await.unwrap());
+    assert!(presence.lead(&first, short).await.unwrap(), "asked again it is prolonged, or cut short");
+    let taken = async { while !presence.lead(&second, long).await.unwrap() {} };
+    tokio::time::timeout(PATIENCE, taken).await.expect("nobody has it for ever");
+    assert!(!presence.lead(&first, long).await.unwrap());
 }

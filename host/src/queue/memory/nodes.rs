@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use plugsocket_plugin::call::ConnectionInfo;
 use tokio::sync::{mpsc, watch};
-use tokio::time;
+use tokio::time::{self, Instant};
 
 use crate::queue::{Adoption, Entry, NodeFeed, NodeLease, Outbox, Presence, QueueError, QueueOptions};
 use crate::wire::delivery::{Address, Body, Delivery};
@@ -68,6 +68,8 @@ fn count_down(counts: &mut HashMap<String, usize>, name: &str) {
 struct State {
     nodes: HashMap<NodeId, Node>,
     aliases: HashMap<String, SessionId>,
+    /// Who may do what only one node may, and until when.
+    leader: Option<(NodeId, Instant)>,
 }
 
 impl State {
@@ -214,6 +216,16 @@ impl Presence for Nodes {
 
     async fn adopt(&self, _cleaner: &NodeId) -> Result<Adoption, QueueError> {
         Ok(Adoption::Nothing { again: ADOPT_AGAIN })
+    }
+
+    async fn lead(&self, node: &NodeId, time: Duration) -> Result<bool, QueueError> {
+        let mut state = self.shared.lock();
+        let now = Instant::now();
+        let is_free = state.leader.as_ref().is_none_or(|(leader, until)| leader == node || *until <= now);
+        if is_free {
+            state.leader = Some((node.clone(), now + time));
+        }
+        Ok(is_free)
     }
 
     async fn connection(&self, id: &str) -> Result<Option<ConnectionInfo>, QueueError> {

@@ -73,6 +73,10 @@ impl Keys {
         format!("ps:{{{}}}:nodes", self.app)
     }
 
+    pub(super) fn leader(&self) -> String {
+        format!("ps:{{{}}}:leader", self.app())
+    }
+
     pub(super) fn cleaners(&self) -> String {
         format!("ps:{{{}}}:cleaners", self.app)
     }

@@ -14,7 +14,7 @@ use super::feed::RedisFeed;
 use super::local::{Route, routes};
 use super::orphans::RosterValue;
 use super::pauses::Backoff;
-use super::scripts::{ENTER, LEAVE, NODE, UNROUTE, WITHDRAW, evalsha};
+use super::scripts::{ENTER, LEAD, LEAVE, NODE, UNROUTE, WITHDRAW, evalsha};
 use crate::queue::{Adoption, Entry, NodeFeed, Presence, QueueError};
 use crate::wire::ids::{NodeId, SessionId};
 
@@ -337,6 +337,12 @@ impl Presence for Redis {
 
     async fn adopt(&self, cleaner: &NodeId) -> Result<Adoption, QueueError> {
         self.adopt_for(cleaner).await
+    }
+
+    async fn lead(&self, node: &NodeId, time: Duration) -> Result<bool, QueueError> {
+        let mut command = evalsha(&LEAD, 1);
+        command.arg(self.connector.keys().leader()).arg(node.as_str()).arg(millis(time).max(1));
+        Ok(integer(&self.connector.call(&command).await?) == Some(1))
     }
 
     async fn connection(&self, id: &str) -> Result<Option<ConnectionInfo>, QueueError> {

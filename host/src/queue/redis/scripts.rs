@@ -37,6 +37,7 @@ scripts! {
     ENTER = "enter",
     LEAVE = "leave",
     SUSPECT = "suspect",
+    LEAD = "lead",
     UNROUTE = "unroute",
     ADOPT = "adopt",
     CLAIM = "claim",

@@ -35,6 +35,7 @@ pub(super) struct TestQueue {
     /// The nodes that were opened.
     pub nodes: Mutex<Vec<NodeId>>,
     pub is_announcing: Mutex<bool>,
+    pub may_lead: Mutex<bool>,
     pub sent: mpsc::UnboundedSender<Delivery>,
     jobs: mpsc::UnboundedSender<Job>,
     feed: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Delivery>>>,
@@ -63,6 +64,7 @@ pub(super) fn open() -> Opened {
         lease: Mutex::new(watch::channel(NodeLease::Always).0),
         nodes: Mutex::default(),
         is_announcing: Mutex::new(true),
+        may_lead: Mutex::new(true),
         sent,
         jobs,
         feed: Arc::new(tokio::sync::Mutex::new(feed)),
@@ -141,6 +143,10 @@ impl Presence for TestQueue {
     async fn adopt(&self, _cleaner: &NodeId) -> Result<Adoption, QueueError> {
         let again = Duration::from_millis(5);
         Ok(self.estate.lock().unwrap().take().map_or(Adoption::Nothing { again }, Adoption::Node))
+    }
+
+    async fn lead(&self, _node: &NodeId, _time: Duration) -> Result<bool, QueueError> {
+        Ok(*self.may_lead.lock().unwrap())
     }
 
     async fn connection(&self, _id: &str) -> Result<Option<ConnectionInfo>, QueueError> {

@@ -10,6 +10,8 @@ use crate::plugin::registry::status::VersionState;
 
 /// How long the message of a crash is waited for on the standby.
 const SUSPENSION_MAX: Duration = Duration::from_secs(30);
+/// Crashes that may be nobody's fault; with as many, they are the version's.
+const DOUBTFUL_MAX: u32 = 3;
 /// Messages remembered as poison; the oldest are forgotten.
 const POISON_MAX: usize = 64;
 
@@ -17,11 +19,14 @@ impl Slot {
     /// Something happened to a version beside its calls.
     pub(in crate::plugin::registry) fn hear(&mut self, version: &str, event: RunnerEvent, now: Instant) -> Moved {
         match event {
-            RunnerEvent::Crashed { subject, reason } => {
+            RunnerEvent::Crashed { subject, is_doubtful, reason } => {
                 if subject.is_none()
                     && let Some(live) = self.lives_mut().find(|live| live.key.version == version)
                 {
                     live.facts.tally.add_crash();
+                }
+                if is_doubtful && subject.is_none() && self.is_tolerated(version) {
+                    return Moved::default();
                 }
                 self.crashed(version, subject, &reason, now)
             }
@@ -37,10 +42,29 @@ impl Slot {
         }
     }
 
+    /// Counts a crash that may not be the candidate's doing; true until there are too many of them for chance.
+    fn is_tolerated(&mut self, version: &str) -> bool {
+        let trial = match &mut self.stage {
+            Stage::Probation { live, trial, .. } if live.key.version == version => trial,
+            Stage::Suspended { candidate, trial, .. } if candidate.key.version == version => trial,
+            _ => return true,
+        };
+        trial.doubtful += 1;
+        trial.doubtful < DOUBTFUL_MAX
+    }
+
     fn crashed(&mut self, version: &str, subject: Option<Subject>, reason: &str, now: Instant) -> Moved {
         let message_id = subject.map(|subject| subject.message_id).filter(|id| !id.is_empty());
         let is_poison = message_id.as_ref().is_some_and(|id| self.poison.contains(id));
         let has_standby = self.has_standby();
+        let is_of_good = match &self.stage {
+            Stage::Current(live) => live.key.version == version,
+            _ => self.standby().is_some_and(|standby| standby.key.version == version),
+        };
+        // Its last attempt may fall to a candidate that has come meanwhile: then it is not tried on the standby any more.
+        if is_of_good && let Some(message_id) = message_id.as_ref().filter(|_| !is_poison) {
+            self.remember_poison(message_id.clone());
+        }
         match &mut self.stage {
             Stage::Probation { live, trial, .. } if live.key.version == version => {
                 if is_poison {
@@ -85,10 +109,16 @@ impl Slot {
         let Stage::Suspended { message_id, .. } = &self.stage else { return Moved::default() };
         let message_id = message_id.clone();
         self.resume(&format!("cleared: message {message_id} crashes the version before it as well"));
-        self.poison.push_back(message_id);
+        self.remember_poison(message_id);
+        Moved::changed()
+    }
+
+    fn remember_poison(&mut self, message_id: String) {
+        if !self.poison.contains(&message_id) {
+            self.poison.push_back(message_id);
+        }
         let surplus = self.poison.len().saturating_sub(POISON_MAX);
         self.poison.drain(..surplus);
-        Moved::changed()
     }
 
     fn resume(&mut self, reason: &str) {

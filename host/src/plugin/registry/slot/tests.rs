@@ -14,7 +14,7 @@ fn crashed(message_id: &str) -> RunnerEvent {
         connection_id: "c".to_owned(),
         message_id: message_id.to_owned(),
     };
-    RunnerEvent::Crashed { subject: Some(subject), reason: "SIGSEGV".to_owned() }
+    RunnerEvent::Crashed { subject: Some(subject), is_doubtful: false, reason: "SIGSEGV".to_owned() }
 }
 
 /// On probation, with a standby.
@@ -58,4 +58,38 @@ async fn a_suspect_serves_when_its_standby_is_parked() {
     let moved = slot.hear(&one, RunnerEvent::Parked { reason: "no memory".to_owned() }, now);
     assert!(moved.is_changed && moved.leaving.is_empty());
     assert!(slot.serving().is_some_and(|live| live.key.version == two) && !slot.has_standby());
+}
+
+fn killed() -> RunnerEvent {
+    RunnerEvent::Crashed { subject: None, is_doubtful: true, reason: "SIGKILL".to_owned() }
+}
+
+#[tokio::test]
+async fn who_is_killed_from_outside_is_not_to_blame_until_it_repeats() {
+    let (mut slot, two, now) = slot().await;
+    for _ in 0..2 {
+        assert!(!slot.hear(&two, killed(), now).is_changed, "anybody may kill a process");
+    }
+    let one = slot.standby().unwrap().key.version.clone();
+    assert!(!slot.hear(&one, killed(), now).is_changed, "says nothing of the candidate");
+    let moved = slot.hear(&two, killed(), now);
+    assert_eq!(moved.leaving.len(), 1);
+    assert!(slot.serving().is_some_and(|live| live.key.version == one));
+}
+
+#[tokio::test]
+async fn the_last_attempt_of_a_message_that_crashed_the_good_version_is_no_fault_of_the_candidate() {
+    let (now, mut slot) = (Instant::now(), Slot::default());
+    let folder = Arc::clone(&folder_with("one"));
+    let _ = slot.arrive(live(folder.path(), "one").await, true, now);
+    let one = slot.holder().unwrap().key.version.clone();
+    let _ = slot.hear(&one, crashed("m1"), now);
+    let _ = slot.hear(&one, crashed("m1"), now);
+    let two = live(folder.path(), "two").await;
+    let version = two.key.version.clone();
+    let _ = slot.arrive(two, false, now);
+    assert!(!slot.hear(&version, crashed("m1"), now).is_changed);
+    assert!(slot.hear(&version, crashed("m2"), now).is_changed, "another one is");
+    let _ = slot.hear(&one, crashed("m3"), now);
+    assert_eq!(slot.poison.iter().collect::<Vec<_>>(), ["m1", "m3"], "each once, and those of the standby too");
 }

@@ -27,7 +27,7 @@ use crate::plugin::{
     Answer, Call, CallError, Callee, PluginStatus, Plugins as _, Registry, RegistryOptions, Retirable, Roles, VersionState, VersionStatus,
 };
 
-/// Words of a file: `refuse`, `error`, `timeout`, `hold`, and `crash:<message id>`.
+/// Words of a file: `refuse`, `error`, `timeout`, `hold`, `crash:<message id>`, and `mute` when no event tells of that.
 #[derive(Default)]
 pub(super) struct Scripted {
     loaded: AtomicU64,
@@ -76,7 +76,9 @@ impl Callee for Instance {
     async fn call(&self, call: Call) -> Result<Answer, CallError> {
         let subject = Subject::of(call.operation, &call.input);
         if self.script.contains(&format!("crash:{}", subject.message_id)) && !subject.message_id.is_empty() {
-            let _ = self.events.send(RunnerEvent::Crashed { subject: Some(subject), reason: "SIGSEGV".to_owned() });
+            if !self.script.contains("mute") {
+                let _ = self.events.send(RunnerEvent::Crashed { subject: Some(subject), is_doubtful: false, reason: "SIGSEGV".to_owned() });
+            }
             return Err(CallError::Crashed("SIGSEGV".to_owned()));
         }
         if self.script.contains("hold") {

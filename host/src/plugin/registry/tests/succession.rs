@@ -79,7 +79,13 @@ async fn a_crash_is_tried_on_the_standby_which_survives_it() {
 
 #[tokio::test]
 async fn a_message_that_crashes_both_is_poison_and_clears_the_candidate() {
-    let bench = bench("one crash:m1").await;
+    poison("one crash:m1").await;
+    // The call's own end is enough.
+    poison("one mute crash:m1").await;
+}
+
+async fn poison(good: &str) {
+    let bench = bench(good).await;
     bench.put("two crash:m1 crash:m2").await;
     assert!(bench.say("m1").await.is_err());
     bench.until(|bench| bench.has("two", VersionState::Suspended)).await;
@@ -99,9 +105,9 @@ async fn a_message_that_crashes_both_is_poison_and_clears_the_candidate() {
 #[tokio::test]
 async fn a_crash_without_a_message_rolls_back_at_once() {
     let bench = bench("one").await;
-    bench.event("one", RunnerEvent::Crashed { subject: None, reason: "SIGKILL".to_owned() });
+    bench.event("one", RunnerEvent::Crashed { subject: None, is_doubtful: false, reason: "SIGKILL".to_owned() });
     bench.put("two").await;
-    bench.event("two", RunnerEvent::Crashed { subject: None, reason: "SIGABRT".to_owned() });
+    bench.event("two", RunnerEvent::Crashed { subject: None, is_doubtful: false, reason: "SIGABRT".to_owned() });
     is_rolled_back(&bench, "two", "SIGABRT").await;
     assert_eq!(bench.version("two").unwrap().crashes, 1);
 }
@@ -128,7 +134,7 @@ async fn a_first_version_has_nothing_to_fall_back_to() {
     for _ in 0..50 {
         bench.say("").await.unwrap();
     }
-    bench.event("one", RunnerEvent::Crashed { subject: None, reason: "SIGABRT".to_owned() });
+    bench.event("one", RunnerEvent::Crashed { subject: None, is_doubtful: false, reason: "SIGABRT".to_owned() });
     bench.until(|bench| bench.version("one").unwrap().crashes == 1).await;
     assert!(bench.has("one", VersionState::Probation));
     assert!(matches!(bench.registry.rollback("x").await, Err(RegistryError::NoGoodVersion(_))));
