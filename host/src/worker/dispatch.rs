@@ -135,12 +135,7 @@ impl Dispatcher {
         let crashes = held.taken.crashes;
         let job = &mut held.taken.job;
         if held.taken.suspect {
-            tracing::warn!(
-                action = job.action,
-                job = job.message_id(),
-                crashes,
-                "in flight when a worker ended; this message runs again, alone"
-            );
+            tracing::warn!(action = job.action, job = job.message_id(), crashes, "in flight when a worker ended; this message runs again");
         }
         job.attempts = job.attempts.saturating_add(crashes);
         if crashes == 0 || job.attempts < attempts_of(&self.settings.load(), job) {

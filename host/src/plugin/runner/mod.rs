@@ -38,6 +38,8 @@ pub(super) const RUNNER_ARGUMENT: &str = "__run-plugin";
 pub(super) const REFUSED_CONSTRUCTOR: u8 = 1;
 
 const READ_BYTES: usize = 64 * 1024;
+/// Of a thread that runs calls.
+const STACK_BYTES: usize = 2 * 1024 * 1024;
 /// Longest request of a plugin; the queue takes less.
 const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
 const EXIT_USAGE: u8 = 2;
@@ -143,7 +145,9 @@ fn load(hello: &Hello, memory: &OwnedFd, door: &Arc<Door>) -> Result<(Instance, 
     }
     if hello.memory_max > 0 {
         // Private memory that can be written, whatever it is for. macOS knows the limit and does not enforce it.
-        let limit = Rlimit { current: Some(hello.memory_max), maximum: Some(hello.memory_max) };
+        // The limit counts the stacks of threads whole, used or not: they come on top.
+        let bytes = hello.memory_max.saturating_add(hello.threads.saturating_mul(STACK_BYTES) as u64);
+        let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
         setrlimit(Resource::Data, limit).map_err(|error| PluginError::Check(format!("its memory can't be limited: {error}")))?;
     }
     let crumbs = Crumbs::open(memory, hello.threads).map_err(PluginError::files("map", "the memory shared with the host"))?;
@@ -172,7 +176,7 @@ fn serve(mut socket: &UnixStream, mut input: BytesMut, instance: Instance, runne
                 faults::end(0);
             }
         };
-        if let Err(error) = thread::Builder::new().name(format!("call {number}")).spawn(work_off) {
+        if let Err(error) = thread::Builder::new().name(format!("call {number}")).stack_size(STACK_BYTES).spawn(work_off) {
             eprintln!("plugsocket: no thread for calls: {error}");
             faults::end(1);
         }

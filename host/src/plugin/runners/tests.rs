@@ -151,7 +151,7 @@ async fn a_killed_runner_is_replaced_and_its_call_is_made_again_alone_before_it_
 
 #[tokio::test]
 async fn a_call_past_its_time_ends_its_runner_after_a_grace_for_the_others() {
-    let bench = bench("timeout_grace = \"300ms\"").await;
+    let bench = bench("timeout_grace = \"2s\"").await;
     let old = bench.runners.shared.best().unwrap();
     let (neighbour_sink, neighbour) = bench.held();
     until("the neighbour runs", || neighbour_sink.asked.load(Ordering::SeqCst) > 0).await;
