@@ -6,6 +6,7 @@ mod flags;
 mod live;
 mod load;
 mod settings;
+mod versions;
 
 pub use actions::{ActionSettings, Isolation, Ordering, PluginSettings};
 pub use check::PARTITIONS_MAX;
@@ -13,3 +14,4 @@ pub use flags::{Common, LogFormat};
 pub use live::{Follower, LiveSettings, Source};
 pub use load::{ConfigError, Override, environment, load};
 pub use settings::*;
+pub use versions::{ProbationSettings, Reload};
