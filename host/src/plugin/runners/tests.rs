@@ -366,3 +366,14 @@ async fn a_runner_that_ends_of_its_first_call_had_come_up() {
     }
     assert_eq!(bench.echo().await.status, Status::Done);
 }
+
+#[tokio::test]
+async fn a_call_that_is_given_up_keeps_no_thread() {
+    let bench = bench("threads = 1").await;
+    let first = bench.process();
+    let (sink, call) = bench.held();
+    until("the call asks", || sink.asked.load(Ordering::SeqCst) > 0).await;
+    call.abort();
+    assert_eq!(bench.echo().await.status, Status::Done);
+    assert_eq!(bench.process(), first);
+}
