@@ -261,8 +261,9 @@ async fn a_runner_whose_socket_lives_on_in_another_process_is_missed_all_the_sam
     use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
     let mut bench = bench("").await;
     let process = bench.process();
-    let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().map(|entry| entry.unwrap().path());
-    let socket = descriptors.filter(|path| std::fs::read_link(path).is_ok_and(|what| what.to_string_lossy().starts_with("socket:"))).next();
+    let is_socket = |path: &PathBuf| std::fs::read_link(path).is_ok_and(|what| what.to_string_lossy().starts_with("socket:"));
+    let mut descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().map(|entry| entry.unwrap().path());
+    let socket = descriptors.find(is_socket);
     let number = socket.unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap();
     let runner = pidfd_open(Pid::from_raw(process.try_into().unwrap()).unwrap(), PidfdFlags::empty()).unwrap();
     let _held_open = pidfd_getfd(runner, number, PidfdGetfdFlags::empty()).unwrap();
