@@ -28,7 +28,7 @@ use super::desk::Desk;
 use super::error::PluginError;
 use super::frames::{Frame, Head, Kind, PROTOCOL, take};
 use super::library::{Host, Instance, Library};
-use super::pool::OUTSIDE_OF_CALLS;
+use super::pool::{CALL_IS_OVER, OUTSIDE_OF_CALLS};
 use super::registry::judge;
 use crate::config::Isolation;
 
@@ -212,6 +212,7 @@ impl Runner {
                 let is_running = self.crumbs.calls().contains(&frame.number);
                 let kind = if is_running { Kind::Running } else { Kind::Cancelled };
                 self.door.out.send(Head::call(kind, 0, frame.number), &[]);
+                self.door.give_up(frame.number);
             }
             Kind::Response => {
                 let Ok(status) = Status::try_from(frame.code) else { return };
@@ -238,13 +239,21 @@ struct Door {
 }
 
 /// A thread that waits for a response.
-#[derive(Default)]
 struct Waiter {
+    call: u64,
     answer: Mutex<Option<Answer>>,
     wake: Condvar,
 }
 
 impl Door {
+    /// Nobody answers the requests of a call any more.
+    fn give_up(&self, call: u64) {
+        let waiters: Vec<_> = self.waiters().extract_if(|_, waiter| waiter.call == call).collect();
+        for (_, waiter) in waiters {
+            waiter.respond(Answer::retry(CALL_IS_OVER));
+        }
+    }
+
     fn waiters(&self) -> MutexGuard<'_, HashMap<u64, Arc<Waiter>>> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -252,9 +261,15 @@ impl Door {
     fn respond(&self, request: u64, answer: Answer) {
         let waiter = self.waiters().remove(&request);
         if let Some(waiter) = waiter {
-            *waiter.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
-            waiter.wake.notify_one();
+            waiter.respond(answer);
         }
+    }
+}
+
+impl Waiter {
+    fn respond(&self, answer: Answer) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        self.wake.notify_one();
     }
 }
 
@@ -274,7 +289,7 @@ impl Host for Door {
             return Answer::retry(OUTSIDE_OF_CALLS);
         }
         let request = self.next.fetch_add(1, Ordering::Relaxed);
-        let waiter = Arc::new(Waiter::default());
+        let waiter = Arc::new(Waiter { call: token, answer: Mutex::default(), wake: Condvar::new() });
         self.waiters().insert(request, Arc::clone(&waiter));
         self.out.send(Head { kind: Kind::Request, code: operation as u8, number: token, request }, &input);
         let mut answer = waiter.answer.lock().unwrap_or_else(PoisonError::into_inner);

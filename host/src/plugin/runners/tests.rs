@@ -261,8 +261,9 @@ async fn a_runner_whose_socket_lives_on_in_another_process_is_missed_all_the_sam
     use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
     let mut bench = bench("").await;
     let process = bench.process();
-    let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().map(|entry| entry.unwrap().path());
-    let socket = descriptors.filter(|path| std::fs::read_link(path).is_ok_and(|what| what.to_string_lossy().starts_with("socket:"))).next();
+    let is_socket = |path: &PathBuf| std::fs::read_link(path).is_ok_and(|what| what.to_string_lossy().starts_with("socket:"));
+    let mut descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().map(|entry| entry.unwrap().path());
+    let socket = descriptors.find(is_socket);
     let number = socket.unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap();
     let runner = pidfd_open(Pid::from_raw(process.try_into().unwrap()).unwrap(), PidfdFlags::empty()).unwrap();
     let _held_open = pidfd_getfd(runner, number, PidfdGetfdFlags::empty()).unwrap();
@@ -365,4 +366,15 @@ async fn a_runner_that_ends_of_its_first_call_had_come_up() {
         assert!(matches!(call.await.unwrap(), Err(CallError::Interrupted { is_suspect: true })));
     }
     assert_eq!(bench.echo().await.status, Status::Done);
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_keeps_no_thread() {
+    let bench = bench("threads = 1").await;
+    let first = bench.process();
+    let (sink, call) = bench.held();
+    until("the call asks", || sink.asked.load(Ordering::SeqCst) > 0).await;
+    call.abort();
+    assert_eq!(bench.echo().await.status, Status::Done);
+    assert_eq!(bench.process(), first);
 }
