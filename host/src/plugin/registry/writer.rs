@@ -220,8 +220,9 @@ impl Writer {
                 self.writing = None;
             }
             let Some((name, change)) = self.unwritten.pop_front() else { return };
+            let known = self.entries.get(&name).map(|entry| entry.record.clone()).unwrap_or_default();
             let (records, plugin) = (self.records.clone(), name.clone());
-            self.writing = Some((name, tokio::task::spawn_blocking(move || records.write(&plugin, change))));
+            self.writing = Some((name, tokio::task::spawn_blocking(move || records.write(&plugin, change, known))));
         }
     }
 
