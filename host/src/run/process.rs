@@ -275,7 +275,7 @@ pub(super) fn worker_readiness(registry: &Arc<Registry>, queue: &Queue) -> Readi
 
 pub(super) fn plugin_reasons(registry: &Registry) -> Vec<String> {
     let statuses = registry.snapshot();
-    let down = statuses.iter().filter(|status| status.version.is_none());
+    let down = statuses.iter().filter(|status| status.version.is_none() || status.state == PluginState::Parked);
     let parked = |status: &PluginStatus| status.versions.first().and_then(|version| version.last_reason.clone());
     down.map(|status| match &status.last_rejection {
         _ if status.state == PluginState::Parked => {

@@ -80,7 +80,7 @@ impl Shared {
             match started {
                 Ok(started) => {
                     if *failures >= FAILURES_MAX && self.parked.fetch_sub(1, Ordering::AcqRel) == self.places.len() {
-                        let _ = self.options.events.send(RunnerEvent::Recovered);
+                        let _ = self.options.events.send(RunnerEvent::Recovered { role: self.options.role });
                     }
                     tracing::info!(plugin = %self.options.plugin, runner = started.child.id(), took = ?begun.elapsed(), "another runner serves");
                     return Some(self.put(place, started));
@@ -96,7 +96,7 @@ impl Shared {
     fn note_failures(&self, failures: u32, reason: &str) {
         tracing::warn!(plugin = %self.options.plugin, version = %self.options.version, failures, reason, "no runner came up");
         if failures == FAILURES_MAX && self.parked.fetch_add(1, Ordering::AcqRel) + 1 == self.places.len() {
-            let _ = self.options.events.send(RunnerEvent::Parked { reason: reason.to_owned() });
+            let _ = self.options.events.send(RunnerEvent::Parked { role: self.options.role, reason: reason.to_owned() });
             self.changed.notify_waiters();
         }
     }
