@@ -187,10 +187,16 @@ impl Process {
 
 /// Puts a fresh process of the same executable, arguments and environment into this one's place, with the same process id.
 fn start_anew() -> anyhow::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
     use std::os::unix::process::CommandExt as _;
-    // On Linux the link stays right when the file is replaced by an upgrade.
-    let link = Path::new("/proc/self/exe");
-    let program = if link.exists() { link.to_owned() } else { std::env::current_exe().context("this executable is not found")? };
+    // On Linux the link stays right when the file is replaced by an upgrade; but a process is named after the path it was started by.
+    let (link, named) = (Path::new("/proc/self/exe"), std::env::current_exe());
+    let file = |path: &Path| path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    let program = match named {
+        Ok(named) if !link.exists() || file(&named) == file(link) => named,
+        _ if link.exists() => link.to_owned(),
+        named => named.context("this executable is not found")?,
+    };
     let mut arguments = std::env::args_os();
     let mut command = Command::new(&program);
     if let Some(name) = arguments.next() {
