@@ -125,6 +125,12 @@ impl Process {
                 stop.cancel();
             }
         });
+        let (leaving, stop, end) = (Arc::clone(&registry), self.stop.clone(), self.end.clone());
+        self.tasks.spawn(async move {
+            if end.run_until_cancelled(stop.cancelled()).await.is_some() {
+                leaving.leave().await;
+            }
+        });
         Ok(registry)
     }
 
