@@ -307,7 +307,9 @@ mod tests {
             for process in 0..4 {
                 let records = records.clone();
                 scope.spawn(move || {
-                    (0..QUARANTINE_MAX / 4).for_each(|number| drop(records.write("x", quarantine(process, number), Record::default())))
+                    for number in 0..QUARANTINE_MAX / 4 {
+                        records.write("x", quarantine(process, number), Record::default());
+                    }
                 });
             }
         });
