@@ -55,6 +55,8 @@ async fn dev_starts_anew_and_serves() {
     assert_eq!(client.wait_closed().await.code, DRAINING);
     is_answered(&address_after(&dev, mark)).await;
     assert_eq!(procfs::arguments(dev.pid()), arguments, "it is the same command");
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", dev.pid())).unwrap();
+    assert_eq!(name.trim(), "plugsocket", "and found by the same name");
 
     // Its control socket is there under the same name, and the next build comes as usual.
     let name = format!("dev-{}", dev.pid());

@@ -2,7 +2,7 @@
 
 use std::process::ExitStatus;
 
-use plugsocket_plugin::call::{MessageCall, Operation};
+use plugsocket_plugin::call::{MessageCall, Operation, Role};
 use serde::Deserialize;
 
 /// What a call was about, for the log and for those who follow a message from version to version.
@@ -47,10 +47,10 @@ pub(super) enum RunnerEvent {
     /// A runner ended and nobody had asked it to: what it was doing if that is known, and how it ended. `is_doubtful` when that may not be
     /// the version's own doing: somebody outside killed it, or one of several calls did, which come again one by one.
     Crashed { subject: Option<Subject>, is_doubtful: bool, reason: String },
-    /// No runner comes up any more; it is tried again, ever more seldom.
-    Parked { reason: String },
+    /// No runner in this role comes up any more; it is tried again, ever more seldom.
+    Parked { role: Role, reason: String },
     /// One has come up after all.
-    Recovered,
+    Recovered { role: Role },
 }
 
 /// `SIGSEGV`, `exit code 3`.

@@ -78,6 +78,7 @@ enum Command {
     Pass { done: oneshot::Sender<()>, with_waiting: bool },
     Rollback { plugin: String, done: oneshot::Sender<Result<String, RegistryError>> },
     Retry { id: String, done: oneshot::Sender<Result<String, RegistryError>> },
+    Leave { done: oneshot::Sender<()> },
 }
 
 /// What readers see.
@@ -184,6 +185,12 @@ impl Registry {
     #[must_use]
     pub fn worn(&self) -> CancellationToken {
         self.worn.clone()
+    }
+
+    /// This process is about to end, because somebody wants it to: should it be killed before [`Self::close`], no version is to blame.
+    pub async fn leave(&self) {
+        let (done, is_done) = oneshot::channel();
+        let _ = self.ask(Command::Leave { done }, is_done).await; // Fails only when the registry is closed.
     }
 
     /// Takes every version out of service and runs the plugins' `shutdown`, waiting at most 5 s. Call it when no more calls come.

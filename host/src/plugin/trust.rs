@@ -12,6 +12,8 @@ use super::error::PluginError;
 const ROOT: u32 = 0;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 const STICKY: u32 = 0o1000;
+/// What `state_dir` holds.
+const OWN_FOLDERS: [&str; 2] = ["plugins", "control"];
 
 /// What is done about a file or folder that others could change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,6 +44,16 @@ impl Trust {
     pub fn check_folders(self, plugins_dir: &Path, state_dir: &Path) -> Result<(), PluginError> {
         make_folder(plugins_dir, 0o755)?;
         make_folder(state_dir, 0o700)?;
+        let real = |folder: &Path| folder.canonicalize().ok();
+        if let Some(taken) =
+            OWN_FOLDERS.map(|name| state_dir.join(name)).iter().find(|own| real(own).is_some() && real(own) == real(plugins_dir))
+        {
+            return Err(PluginError::Untrusted(format!(
+                "{} can't be plugins_dir: state_dir {} keeps files of its own there, closed to others; choose another state_dir, such as \"var\"",
+                taken.display(),
+                state_dir.display()
+            )));
+        }
         self.judge(check_folder(plugins_dir))?;
         self.judge(check_own_folder(state_dir))
     }
@@ -92,6 +104,8 @@ fn check_own_folder(folder: &Path) -> Result<(), PluginError> {
 }
 
 fn check_way(folder: &Path, kind: Kind) -> Result<(), PluginError> {
+    // The parent of a bare file name has none.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let real = folder.canonicalize().map_err(PluginError::files("look at the folder", folder))?;
     for (place, kind) in real.ancestors().zip(std::iter::once(kind).chain(std::iter::repeat(Kind::Parent))) {
         let metadata = fs::symlink_metadata(place).map_err(PluginError::files("look at", place))?;

@@ -125,6 +125,12 @@ impl Process {
                 stop.cancel();
             }
         });
+        let (leaving, stop, end) = (Arc::clone(&registry), self.stop.clone(), self.end.clone());
+        self.tasks.spawn(async move {
+            if end.run_until_cancelled(stop.cancelled()).await.is_some() {
+                leaving.leave().await;
+            }
+        });
         Ok(registry)
     }
 
@@ -187,10 +193,16 @@ impl Process {
 
 /// Puts a fresh process of the same executable, arguments and environment into this one's place, with the same process id.
 fn start_anew() -> anyhow::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
     use std::os::unix::process::CommandExt as _;
-    // On Linux the link stays right when the file is replaced by an upgrade.
-    let link = Path::new("/proc/self/exe");
-    let program = if link.exists() { link.to_owned() } else { std::env::current_exe().context("this executable is not found")? };
+    // On Linux the link stays right when the file is replaced by an upgrade; but a process is named after the path it was started by.
+    let (link, named) = (Path::new("/proc/self/exe"), std::env::current_exe());
+    let file = |path: &Path| path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    let program = match named {
+        Ok(named) if !link.exists() || file(&named) == file(link) => named,
+        _ if link.exists() => link.to_owned(),
+        named => named.context("this executable is not found")?,
+    };
     let mut arguments = std::env::args_os();
     let mut command = Command::new(&program);
     if let Some(name) = arguments.next() {
@@ -275,7 +287,7 @@ pub(super) fn worker_readiness(registry: &Arc<Registry>, queue: &Queue) -> Readi
 
 pub(super) fn plugin_reasons(registry: &Registry) -> Vec<String> {
     let statuses = registry.snapshot();
-    let down = statuses.iter().filter(|status| status.version.is_none());
+    let down = statuses.iter().filter(|status| status.version.is_none() || status.state == PluginState::Parked);
     let parked = |status: &PluginStatus| status.versions.first().and_then(|version| version.last_reason.clone());
     down.map(|status| match &status.last_rejection {
         _ if status.state == PluginState::Parked => {

@@ -107,7 +107,7 @@ impl Entry {
         let holder = self.slot.holder();
         let serving = self.slot.serving();
         let state = match holder {
-            Some(_) if serving.is_some() => PluginState::Live,
+            Some(live) if live.parked.is_empty() => PluginState::Live,
             Some(_) => PluginState::Parked,
             None if self.is_missing => PluginState::Missing,
             None => PluginState::Rejected,

@@ -60,8 +60,8 @@ pub(super) struct Live {
     pub(super) handler: Option<Arc<LiveVersion>>,
     pub(super) actions: Option<Arc<LiveVersion>>,
     pub(super) events: mpsc::UnboundedReceiver<RunnerEvent>,
-    /// Why none of its instances comes up at present.
-    pub(super) parked: Option<String>,
+    /// The roles in which no runner of it comes up at present.
+    pub(super) parked: Vec<Role>,
     pub(super) is_in_process: bool,
     pub(super) staged: Staged,
     instances: Vec<Arc<dyn Retirable>>,
@@ -233,11 +233,26 @@ impl Tools {
             instances.push(instance);
         }
         let (manifest, is_in_process) = (started.manifest, started.is_in_process);
-        Ok(Box::new(Live { key, facts, manifest, handler, actions, events, parked: None, is_in_process, staged, instances }))
+        Ok(Box::new(Live { key, facts, manifest, handler, actions, events, parked: Vec::new(), is_in_process, staged, instances }))
     }
 }
 
 impl Live {
+    /// Whether it takes calls in any of its roles.
+    pub(super) fn serves(&self) -> bool {
+        self.parked.len() < self.instances.len()
+    }
+
+    /// The handler, unless it is parked.
+    pub(super) fn handler(&self) -> Option<&Arc<LiveVersion>> {
+        self.handler.as_ref().filter(|_| !self.parked.contains(&Role::Handler))
+    }
+
+    /// The actions, unless they are parked.
+    pub(super) fn actions(&self) -> Option<&Arc<LiveVersion>> {
+        self.actions.as_ref().filter(|_| !self.parked.contains(&Role::Actions))
+    }
+
     /// Lets running calls finish on this version, then ends it. Nobody can find it any more; whoever holds it may still begin a call.
     pub(super) async fn retire(self, store: StagedStore) {
         let limit = self.key.wanted.settings.drain_timeout;

@@ -22,15 +22,22 @@ impl Writer {
         let moved = if entry.slot.has_standby() {
             entry.slot.roll_back(BY_HAND)
         } else {
-            let good = [&entry.record.good, &entry.record.before].into_iter().flatten().find(|good| left.as_ref() != Some(&good.version));
-            let good = good.cloned().ok_or_else(|| RegistryError::NoGoodVersion(plugin.to_owned()))?;
-            let copy = self.records.copy(&good);
-            let brought = self.tools.bring_up_good(plugin, &wanted, &good, &copy).await;
-            let live = brought.map_err(|error| RegistryError::DoesNotComeUp {
-                name: plugin.to_owned(),
-                version: good.version,
-                reason: error.to_string(),
-            })?;
+            let known = [&entry.record.good, &entry.record.before];
+            let goods: Vec<_> = known.into_iter().flatten().filter(|good| left.as_ref() != Some(&good.version)).cloned().collect();
+            let mut brought = Err(RegistryError::NoGoodVersion(plugin.to_owned()));
+            for good in goods {
+                let copy = self.records.copy(&good);
+                let attempt = self.tools.bring_up_good(plugin, &wanted, &good, &copy).await;
+                brought = attempt.map_err(|error| RegistryError::DoesNotComeUp {
+                    name: plugin.to_owned(),
+                    version: good.version,
+                    reason: error.to_string(),
+                });
+                if brought.is_ok() {
+                    break;
+                }
+            }
+            let live = brought?;
             entry.slot.roll_back_to(*live, BY_HAND)
         };
         let now = entry.slot.holder().map(|live| live.key.version.clone()).unwrap_or_default();

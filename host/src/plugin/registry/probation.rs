@@ -29,15 +29,21 @@ pub(super) fn judge(counts: Counts, forgiven: u64, standby: Option<Counts>, age:
             return Verdict::Bad(format!("{} of its calls did not end in time", counts.timeouts));
         }
         let errors = counts.errors.saturating_sub(forgiven);
-        let (own, before) = (share(errors, counts.calls), share(standby.errors, standby.calls));
+        let of = |counts: &Counts| counts.calls.saturating_sub(counts.quiet_turns);
+        let (own, before) = (share(errors, of(&counts)), share(standby.errors, of(&standby)));
         if errors >= ERRORS_MIN && own > settings.errors_max && own > STANDBY_FACTOR * before {
-            let (calls, own, before) = (counts.calls, own * 100.0, before * 100.0);
+            let (calls, own, before) = (of(&counts), own * 100.0, before * 100.0);
             return Verdict::Bad(format!(
                 "{errors} of its {calls} calls failed ({own:.1} %; {before:.1} % of those of the version before it)"
             ));
         }
     }
     if age >= settings.time && counts.calls >= settings.calls { Verdict::Good } else { Verdict::Open }
+}
+
+/// Whether nothing has gone wrong with a version so far.
+pub(super) fn is_flawless(counts: Counts) -> bool {
+    (counts.errors, counts.timeouts, counts.crashes) == (0, 0, 0)
 }
 
 #[allow(clippy::cast_precision_loss)] // A share; nobody sees the digits that are lost.
@@ -77,6 +83,8 @@ mod tests {
         assert!(!is_bad(counts(100, 30, 0), 0, counts(100, 10, 0)), "three times as many are forgiven");
         assert!(is_bad(counts(100, 31, 0), 0, counts(100, 10, 0)));
         assert!(!is_bad(counts(20, 6, 0), 2, flawless), "poison is no fault of it");
+        let ticking = Counts { quiet_turns: 9_980, ..counts(10_000, 6, 0) };
+        assert!(is_bad(ticking, 0, flawless), "six of the twenty that were clients'");
     }
 
     #[test]

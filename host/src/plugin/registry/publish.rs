@@ -19,7 +19,7 @@ impl Writer {
         let serving = |name: &str| self.entries.get(name).and_then(|entry| entry.slot.serving());
         let mut refused: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
         for (action, entry) in &settings.actions {
-            let Some((live, version)) = serving(&entry.plugin).and_then(|live| Some((live, live.actions.as_ref()?))) else {
+            let Some((live, version)) = serving(&entry.plugin).and_then(|live| Some((live, live.actions()?))) else {
                 if let Some(version) = before.actions.get(action).filter(|_| is_coming(&entry.plugin)) {
                     table.actions.insert(action.clone(), Arc::clone(version));
                 }
@@ -36,12 +36,12 @@ impl Writer {
         // Servers send no more of what has left the map, but jobs of it that are queued already still run.
         for (action, version) in before.actions.iter().filter(|(action, _)| !settings.actions.contains_key(*action)) {
             let live = serving(&version.plugin).filter(|live| live.manifest.actions.contains(action));
-            if let Some(version) = live.and_then(|live| live.actions.as_ref()) {
+            if let Some(version) = live.and_then(|live| live.actions()) {
                 table.actions.insert(action.clone(), Arc::clone(version));
             }
         }
         if let Some(name) = &settings.server.handler {
-            let live = serving(name).and_then(|live| live.handler.clone());
+            let live = serving(name).and_then(|live| live.handler().cloned());
             table.handler = live.or_else(|| before.handler.clone().filter(|_| is_coming(name)));
         }
         self.shared.table.store(Arc::new(table));

@@ -1,7 +1,7 @@
 //! What a restart begins with: the last good version of each plugin, what is quarantined, and what was on probation when a process died.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -140,29 +140,41 @@ impl Records {
 
     /// A record that can't be read is as none, and logged. What was on probation in a process that died is put into quarantine. Blocks.
     pub(super) fn open(&self, plugin: &str) -> Record {
-        let mut record = self.load(plugin);
+        let mut record = self.load(plugin).unwrap_or_default();
         for mark in self.take_marks(plugin) {
             let reason = "the process ended during its probation".to_owned();
             let entry = Entry::Quarantined { version: mark.version, sha256: mark.sha256, reason };
-            record = self.write(plugin, entry);
+            record = self.write(plugin, entry, record);
         }
         record
     }
 
-    fn load(&self, plugin: &str) -> Record {
+    /// Empty when there is none; `None`, and logged, when it can't be read.
+    fn load(&self, plugin: &str) -> Option<Record> {
         let path = self.path(plugin);
-        let metadata = fs::metadata(&path).ok().filter(|metadata| metadata.len() <= RECORD_BYTES_MAX);
-        let Some(bytes) = metadata.and_then(|_| fs::read(&path).ok()) else { return Record::default() };
-        serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-            tracing::warn!(path = %path.display(), %error, "record of good versions can't be read; going on without it");
-            Record::default()
-        })
+        let read = File::open(&path).and_then(|file| {
+            let mut bytes = Vec::new();
+            file.take(RECORD_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+            if bytes.len() as u64 > RECORD_BYTES_MAX {
+                return Err(io::Error::other(format!("it has more than {RECORD_BYTES_MAX} bytes")));
+            }
+            Ok(serde_json::from_slice(&bytes)?)
+        });
+        match read {
+            Ok(record) => Some(record),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Record::default()),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "record of good versions can't be read; going on without it");
+                None
+            }
+        }
     }
 
-    /// Answers the record as it is then. What can't be written is logged, and holds in this process. Blocks.
-    pub(super) fn write(&self, plugin: &str, entry: Entry) -> Record {
+    /// Answers the record as it is then; one that can't be read is replaced by what is `known` of it. What can't be written is logged, and
+    /// holds in this process. Blocks.
+    pub(super) fn write(&self, plugin: &str, entry: Entry, known: Record) -> Record {
         let _locked = self.lock();
-        let mut record = self.load(plugin);
+        let mut record = self.load(plugin).unwrap_or(known);
         let written = match entry {
             Entry::ProbationBegun { version, sha256 } => self.put(&self.mark_path(plugin), &Mark { version, sha256 }),
             Entry::ProbationOver => {
@@ -294,9 +306,27 @@ mod tests {
         thread::scope(|scope| {
             for process in 0..4 {
                 let records = records.clone();
-                scope.spawn(move || (0..QUARANTINE_MAX / 4).for_each(|number| drop(records.write("x", quarantine(process, number)))));
+                scope.spawn(move || {
+                    for number in 0..QUARANTINE_MAX / 4 {
+                        records.write("x", quarantine(process, number), Record::default());
+                    }
+                });
             }
         });
-        assert_eq!(records.load("x").quarantine.len(), QUARANTINE_MAX);
+        assert_eq!(records.load("x").unwrap().quarantine.len(), QUARANTINE_MAX);
+    }
+
+    #[test]
+    fn a_record_that_can_not_be_read_takes_nothing_from_a_process_that_knows_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::new(&StagedStore::open(folder.path()).unwrap(), "worker");
+        let quarantine = |version: &str| Entry::Quarantined { version: version.to_owned(), sha256: String::new(), reason: String::new() };
+        let known = records.write("x", quarantine("one"), Record::default());
+        fs::write(records.path("x"), "{\"quaran").unwrap();
+        let record = records.write("x", quarantine("two"), known);
+        assert!(record.is_quarantined("one") && record.is_quarantined("two"));
+        assert_eq!(records.load("x"), Some(record));
+        fs::remove_file(records.path("x")).unwrap();
+        assert_eq!(records.load("x"), Some(Record::default()), "whoever removes it wants it forgotten");
     }
 }

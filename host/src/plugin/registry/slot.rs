@@ -104,7 +104,7 @@ impl Moved {
 impl Slot {
     /// The version that takes calls.
     pub(super) fn serving(&self) -> Option<&Live> {
-        self.holder().filter(|live| live.parked.is_none())
+        self.holder().filter(|live| live.serves())
     }
 
     /// The version whose turn it is, though it may be parked.
@@ -154,7 +154,7 @@ impl Slot {
 
     /// Whether it could be taken back at once.
     pub(super) fn has_standby(&self) -> bool {
-        self.standby().is_some_and(|standby| standby.parked.is_none())
+        self.standby().is_some_and(|standby| standby.parked.is_empty())
     }
 
     /// When it is to be looked at next, if nothing happens before.
@@ -180,7 +180,7 @@ impl Slot {
                 self.stand("its settings changed");
                 return moved;
             }
-            Stage::Current(old) if old.parked.is_some() => {
+            Stage::Current(old) if !old.parked.is_empty() => {
                 moved.drain(old, "parked, and replaced by a newer one");
                 (fresh, None)
             }
@@ -188,6 +188,12 @@ impl Slot {
             Stage::Probation { live: old, trial, standby } if old.key.version == live.key.version => {
                 moved.drain(old, "its settings changed");
                 (Trial { forgiven: 0, ..trial }, standby)
+            }
+            // Nothing better is known yet than the first version, while it has no fault.
+            Stage::Probation { live: old, standby: None, .. }
+                if old.parked.is_empty() && probation::is_flawless(old.facts.tally.counts()) =>
+            {
+                (fresh, Some(old))
             }
             Stage::Probation { live: old, standby, .. } => {
                 moved.drain(old, "replaced by a newer one");
@@ -307,12 +313,12 @@ impl Slot {
         match &self.stage {
             Stage::Empty | Stage::Current(_) => Moved::default(),
             Stage::Probation { live, trial, standby } => {
-                let usable = standby.as_ref().filter(|standby| standby.parked.is_none());
+                let usable = standby.as_ref().filter(|standby| standby.parked.is_empty());
                 let before = usable.map(|standby| standby.facts.tally.counts());
                 match probation::judge(live.facts.tally.counts(), trial.forgiven, before, now.duration_since(trial.since), settings) {
                     Verdict::Open => Moved::default(),
                     Verdict::Bad(reason) => self.roll_back(&reason),
-                    Verdict::Good if live.parked.is_some() => Moved::default(),
+                    Verdict::Good if !live.parked.is_empty() => Moved::default(),
                     Verdict::Good => self.pass_probation(),
                 }
             }
@@ -346,7 +352,7 @@ impl Slot {
     /// Writes down where each version stands now.
     fn stand(&self, reason: &str) {
         let state = |live: &Live, state| {
-            if live.parked.is_none() {
+            if live.parked.is_empty() {
                 live.facts.step(state, reason);
             }
         };
@@ -357,7 +363,7 @@ impl Slot {
                 state(live, VersionState::Probation);
                 if let Some(standby) = standby.as_ref().filter(|standby| standby.facts.state() != VersionState::Standby) {
                     let text = "kept while its successor is on probation";
-                    if standby.parked.is_none() {
+                    if standby.parked.is_empty() {
                         standby.facts.step(VersionState::Standby, text);
                     }
                 }

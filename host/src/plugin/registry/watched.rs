@@ -16,6 +16,7 @@ use crate::plugin::{Answer, Call, CallError, Callee};
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     calls: AtomicU64,
+    quiet_turns: AtomicU64,
     errors: AtomicU64,
     timeouts: AtomicU64,
     crashes: AtomicU64,
@@ -31,6 +32,8 @@ pub(super) struct Tally {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Counts {
     pub(super) calls: u64,
+    /// Those of them that were turns of `on_loop` and ended well: many, and no sign that clients are served well.
+    pub(super) quiet_turns: u64,
     pub(super) errors: u64,
     pub(super) timeouts: u64,
     pub(super) crashes: u64,
@@ -62,6 +65,7 @@ impl Tally {
         let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
         Counts {
             calls: read(&self.calls),
+            quiet_turns: read(&self.quiet_turns),
             errors: read(&self.errors),
             timeouts: read(&self.timeouts),
             crashes: read(&self.crashes),
@@ -97,14 +101,12 @@ impl Tally {
         Some(if followed.has_crashed.load(Ordering::Relaxed) { FollowedEnd::Crashed } else { FollowedEnd::Otherwise })
     }
 
-    fn note(&self, operation: Operation, result: &Result<Answer, CallError>) {
+    fn note(&self, result: &Result<Answer, CallError>, is_turn: bool) {
         let is_bad = match result {
             Ok(answer) if matches!(answer.status, Status::Retry | Status::Panicked) => {
                 self.errors.fetch_add(1, Ordering::Relaxed);
                 true
             }
-            // Turns that go well come all the time and prove nothing: they would hide what becomes of messages.
-            Ok(_) if operation == Operation::Loop => return,
             Ok(_) => false,
             // It did not run, or another is to blame: it comes again.
             Err(CallError::Interrupted { .. } | CallError::Overloaded | CallError::Unavailable(_)) => return,
@@ -123,6 +125,9 @@ impl Tally {
             }
         };
         self.calls.fetch_add(1, Ordering::Relaxed);
+        if is_turn && !is_bad {
+            self.quiet_turns.fetch_add(1, Ordering::Relaxed);
+        }
         if is_bad && self.is_judged.load(Ordering::Relaxed) {
             self.wake.notify_one();
         }
@@ -167,8 +172,8 @@ impl Callee for Watched {
         Self: 'call,
     {
         let followed = if self.tally.is_following.load(Ordering::Acquire) { self.tally.recognize(&call) } else { None };
-        let operation = call.operation;
-        Box::pin(Counted { operation, answering: self.callee.call(call), counting: Counting::begin(&self.tally), followed })
+        let is_turn = call.operation == Operation::Loop;
+        Box::pin(Counted { is_turn, answering: self.callee.call(call), counting: Counting::begin(&self.tally), followed })
     }
 
     fn ends_calls(&self) -> bool {
@@ -177,7 +182,7 @@ impl Callee for Watched {
 }
 
 struct Counted<'call> {
-    operation: Operation,
+    is_turn: bool,
     answering: Answering<'call>,
     counting: Counting<'call>,
     followed: Option<Arc<Followed>>,
@@ -188,7 +193,7 @@ impl Future for Counted<'_> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let result = std::task::ready!(self.answering.as_mut().poll(context));
-        self.counting.tally.note(self.operation, &result);
+        self.counting.tally.note(&result, self.is_turn);
         if let Some(followed) = &self.followed {
             self.counting.tally.note_followed(followed, &result);
         }

@@ -30,6 +30,7 @@ pub(super) struct Writer {
     pub(super) tasks: TaskTracker,
     pub(super) entries: BTreeMap<String, Entry>,
     pub(super) worn: CancellationToken,
+    is_leaving: bool,
     unwritten: VecDeque<(String, RecordEntry)>,
     writing: Option<(String, JoinHandle<Record>)>,
 }
@@ -58,7 +59,18 @@ impl Writer {
         };
         let records = Records::new(&store, kind);
         let tools = Tools { store, starter, wake: Arc::new(Notify::new()), is_worn: false };
-        Self { options, tools, records, shared, tasks, entries: BTreeMap::new(), worn, unwritten: VecDeque::new(), writing: None }
+        Self {
+            options,
+            tools,
+            records,
+            shared,
+            tasks,
+            entries: BTreeMap::new(),
+            worn,
+            is_leaving: false,
+            unwritten: VecDeque::new(),
+            writing: None,
+        }
     }
 
     /// Passes when asked, and when a failed constructor is due again; judges what is on probation; at `stop` takes everything out of
@@ -101,12 +113,20 @@ impl Writer {
             }
         }
         self.shared.table.store(Arc::new(Table::default()));
-        let marked = self.entries.iter().filter(|(_, entry)| entry.is_marked);
-        self.unwritten.extend(marked.map(|(name, _)| (name.clone(), RecordEntry::ProbationOver)));
+        self.unmark();
         self.flush().await;
         for mut entry in std::mem::take(&mut self.entries).into_values() {
             for live in entry.slot.clear("this process ends").leaving {
                 self.retire(live);
+            }
+        }
+    }
+
+    /// What ends this process from now on is no version's fault.
+    fn unmark(&mut self) {
+        for (name, entry) in &mut self.entries {
+            if std::mem::take(&mut entry.is_marked) {
+                self.unwritten.push_back((name.clone(), RecordEntry::ProbationOver));
             }
         }
     }
@@ -122,6 +142,12 @@ impl Writer {
                 }
                 Command::Rollback { plugin, done } => {
                     let _ = done.send(self.roll_back(&plugin).await);
+                }
+                Command::Leave { done } => {
+                    self.is_leaving = true;
+                    self.unmark();
+                    self.flush().await;
+                    let _ = done.send(());
                 }
                 Command::Retry { id, done } => {
                     let _ = done.send(self.retry(&id).await);
@@ -194,7 +220,7 @@ impl Writer {
                 let good = || good_of(live, self.records.copy_name(name, &live.key.version));
                 (!is_known).then(|| RecordEntry::Good(good(), live.staged.path.clone()))
             }),
-            Note::ProbationBegun => holder.filter(|live| live.is_in_process).map(|live| {
+            Note::ProbationBegun => holder.filter(|live| live.is_in_process && !self.is_leaving).map(|live| {
                 entry.is_marked = true;
                 RecordEntry::ProbationBegun { version: live.key.version.clone(), sha256: live.facts.sha256.clone() }
             }),
@@ -220,8 +246,9 @@ impl Writer {
                 self.writing = None;
             }
             let Some((name, change)) = self.unwritten.pop_front() else { return };
+            let known = self.entries.get(&name).map(|entry| entry.record.clone()).unwrap_or_default();
             let (records, plugin) = (self.records.clone(), name.clone());
-            self.writing = Some((name, tokio::task::spawn_blocking(move || records.write(&plugin, change))));
+            self.writing = Some((name, tokio::task::spawn_blocking(move || records.write(&plugin, change, known))));
         }
     }
 

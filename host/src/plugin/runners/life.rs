@@ -290,7 +290,8 @@ impl Runner {
         let verdict = if is_expected { Verdict::default() } else { self.judge(&open) };
         let reason = match (&status, &end) {
             (_, End::Garbage) => "it wrote garbage to its socket".to_owned(),
-            (_, End::Closed) if was_killed => "it closed its socket".to_owned(),
+            // One that was dying already, and only took its time, says how itself.
+            (_, End::Closed) if was_killed && status.as_ref().map_or(true, is_sigkill) => "it closed its socket".to_owned(),
             (Ok(status), _) => end_name(*status),
             (Err(error), _) => error.to_string(),
         };
@@ -298,7 +299,7 @@ impl Runner {
             let _ = time::timeout(EXIT_GRACE, speech.ended()).await;
             let subject = verdict.culprit.and_then(|number| open.get(&number)).map(|call| Subject::of(call.operation, &call.input));
             tell(&options, self.id, &reason, subject.as_ref(), open.len(), &speech);
-            let is_killed = !was_killed && status.as_ref().is_ok_and(|status| status.signal() == Some(SIGKILL));
+            let is_killed = !was_killed && status.as_ref().is_ok_and(is_sigkill);
             let is_doubtful = subject.is_none() && (is_killed || !verdict.suspects.is_empty());
             let _ = events.send(RunnerEvent::Crashed { subject, is_doubtful, reason: reason.clone() });
         } else if !open.is_empty() {
@@ -363,6 +364,10 @@ impl Runner {
             _ => Verdict { culprit: None, suspects: begun },
         }
     }
+}
+
+fn is_sigkill(status: &ExitStatus) -> bool {
+    status.signal() == Some(SIGKILL)
 }
 
 #[derive(Default)]

@@ -116,7 +116,7 @@ impl Shared {
             match started {
                 Ok(started) => {
                     if std::mem::take(&mut luck.is_parked) && self.parked.fetch_sub(1, Ordering::AcqRel) == self.places.len() {
-                        let _ = self.options.events.send(RunnerEvent::Recovered);
+                        let _ = self.options.events.send(RunnerEvent::Recovered { role: self.options.role });
                     }
                     tracing::info!(plugin = %self.options.plugin, runner = started.child.id(), took = ?begun.elapsed(), "another runner serves");
                     return Some(self.put(place, started));
@@ -134,7 +134,7 @@ impl Shared {
             return;
         }
         if self.parked.fetch_add(1, Ordering::AcqRel) + 1 == self.places.len() {
-            let _ = self.options.events.send(RunnerEvent::Parked { reason: reason.to_owned() });
+            let _ = self.options.events.send(RunnerEvent::Parked { role: self.options.role, reason: reason.to_owned() });
             self.changed.notify_waiters();
         }
     }

@@ -292,7 +292,10 @@ async fn runners_that_end_young_are_parked_as_often_as_they_recover() {
             }
         }
     }
-    assert!(matches!(events.as_slice(), [RunnerEvent::Parked { .. }, RunnerEvent::Recovered, RunnerEvent::Parked { .. }]), "{events:?}");
+    assert!(
+        matches!(events.as_slice(), [RunnerEvent::Parked { .. }, RunnerEvent::Recovered { .. }, RunnerEvent::Parked { .. }]),
+        "{events:?}"
+    );
     assert_eq!(bench.runners.shared.parked.load(Ordering::SeqCst), 1);
     assert!(matches!(bench.call("echo", &json!(1), &Arc::default()).await, Err(CallError::Unavailable(_))));
 }

@@ -117,3 +117,18 @@ fn a_private_folder_is_closed_and_is_no_link() {
     symlink(&folder, &link).unwrap();
     assert!(distrust(private_folder(&link)).contains("must be a folder"));
 }
+
+#[test]
+fn a_file_named_without_its_folder_is_in_this_one() {
+    Trust::Warned.open(Path::new("Cargo.toml")).unwrap(); // Tests run in their crate's folder.
+}
+
+#[test]
+fn the_folder_of_plugins_is_not_one_that_we_keep_files_of_our_own_in() {
+    let base = tempfile::tempdir().unwrap();
+    let state = base.path().join("state");
+    let text = distrust(Trust::Warned.check_folders(&state.join("../state/plugins"), &state));
+    assert!(text.contains("choose another state_dir"), "{text}");
+    Trust::Warned.check_folders(&base.path().join("plugins"), &state).unwrap();
+    Trust::Warned.check_folders(&state, &state).unwrap();
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use plugsocket_plugin::call::Role;
 use tokio::time::Instant;
 
 use super::{Moved, Slot, Stage, Trial};
@@ -30,12 +31,13 @@ impl Slot {
                 }
                 self.crashed(version, subject, &reason, now)
             }
-            RunnerEvent::Parked { reason } => self.park(version, reason),
-            RunnerEvent::Recovered => {
+            RunnerEvent::Parked { role, reason } => self.park(version, role, reason),
+            RunnerEvent::Recovered { role } => {
                 let Some(live) = self.lives_mut().find(|live| live.key.version == version) else { return Moved::default() };
-                if live.parked.take().is_none() {
+                if !live.parked.contains(&role) {
                     return Moved::default();
                 }
+                live.parked.retain(|parked| *parked != role);
                 self.stand("a runner has come up again");
                 Moved::changed()
             }
@@ -133,7 +135,7 @@ impl Slot {
         }
     }
 
-    fn park(&mut self, version: &str, reason: String) -> Moved {
+    fn park(&mut self, version: &str, role: Role, reason: String) -> Moved {
         let is_candidate = match &self.stage {
             Stage::Probation { live, .. } => live.key.version == version,
             Stage::Suspended { candidate, .. } => candidate.key.version == version,
@@ -147,8 +149,18 @@ impl Slot {
             self.resume("the version before it takes no calls any more");
         }
         let Some(live) = self.lives_mut().find(|live| live.key.version == version) else { return Moved::default() };
+        if !live.parked.contains(&role) {
+            live.parked.push(role);
+        }
+        let reason = if live.serves() { format!("{}: {reason}", role_name(role)) } else { reason };
         live.facts.step(VersionState::Parked, &reason);
-        live.parked = Some(reason);
         Moved::changed()
+    }
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Handler => "handler only",
+        Role::Actions => "actions only",
     }
 }

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use plugsocket_plugin::call::Role;
+
 use super::*;
 use crate::config::Settings;
 use crate::plugin::blame::{RunnerEvent, Subject};
-use crate::plugin::registry::tests::scripted::{folder_with, live};
+use crate::plugin::registry::tests::scripted::{folder_with, live, live_in};
 
 fn crashed(message_id: &str) -> RunnerEvent {
     let subject = Subject {
@@ -55,7 +57,7 @@ async fn a_suspect_serves_when_its_standby_is_parked() {
     let (mut slot, two, now) = slot().await;
     let one = slot.standby().unwrap().key.version.clone();
     let _ = slot.hear(&two, crashed("m1"), now);
-    let moved = slot.hear(&one, RunnerEvent::Parked { reason: "no memory".to_owned() }, now);
+    let moved = slot.hear(&one, RunnerEvent::Parked { role: Role::Actions, reason: "no memory".to_owned() }, now);
     assert!(moved.is_changed && moved.leaving.is_empty());
     assert!(slot.serving().is_some_and(|live| live.key.version == two) && !slot.has_standby());
 }
@@ -92,4 +94,24 @@ async fn the_last_attempt_of_a_message_that_crashed_the_good_version_is_no_fault
     assert!(slot.hear(&version, crashed("m2"), now).is_changed, "another one is");
     let _ = slot.hear(&one, crashed("m3"), now);
     assert_eq!(slot.poison.iter().collect::<Vec<_>>(), ["m1", "m3"], "each once, and those of the standby too");
+}
+
+#[tokio::test]
+async fn what_is_parked_in_one_role_serves_in_the_other() {
+    let (now, mut slot) = (Instant::now(), Slot::default());
+    let folder = Arc::clone(&folder_with("one"));
+    let _ = slot.arrive(live_in(folder.path(), "one", vec![Role::Handler, Role::Actions]).await, true, now);
+    let one = slot.holder().unwrap().key.version.clone();
+    let parked = |role| RunnerEvent::Parked { role, reason: "no memory".to_owned() };
+    let serves = |slot: &Slot| slot.serving().map(|live| (live.handler().is_some(), live.actions().is_some()));
+    assert!(slot.hear(&one, parked(Role::Handler), now).is_changed);
+    assert_eq!(serves(&slot), Some((false, true)));
+    assert!(!slot.hear(&one, RunnerEvent::Recovered { role: Role::Actions }, now).is_changed, "it was not parked there");
+    let _ = slot.hear(&one, parked(Role::Actions), now);
+    assert_eq!(serves(&slot), None);
+    let _ = slot.hear(&one, RunnerEvent::Recovered { role: Role::Handler }, now);
+    assert_eq!(serves(&slot), Some((true, false)));
+    let _ = slot.hear(&one, RunnerEvent::Recovered { role: Role::Actions }, now);
+    assert_eq!(serves(&slot), Some((true, true)));
+    assert_eq!(slot.holder().unwrap().facts.state(), VersionState::Current);
 }

@@ -46,7 +46,12 @@ async fn who_died_during_a_probation_is_not_tried_again() {
     first.registry.close().await;
     assert!(!mark.exists(), "an orderly end is no crash");
     let orderly = begin(Arc::clone(&first.folder), &strict).await;
-    assert!(orderly.has("two", VersionState::Probation));
+    assert!(orderly.has("two", VersionState::Probation) && mark.exists());
+    orderly.registry.leave().await;
+    assert!(!mark.exists(), "whoever is told to end may be killed when that takes too long");
+    orderly.put("three").await;
+    assert!(orderly.has("three", VersionState::Probation) && !mark.exists());
+    orderly.put("two").await;
     orderly.registry.close().await;
 
     fs::write(var.join("x.worker.4000000000.probation"), written).unwrap();

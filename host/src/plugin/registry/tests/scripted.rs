@@ -57,9 +57,13 @@ impl Starter for Scripted {
         self.events.lock().unwrap().insert(name_of(&script), start.events.clone());
         let manifest = json!({"name": "x", "version": name_of(&script), "sdk": "0.1.0", "actions": ["say"]});
         let manifest: Manifest = serde_json::from_value(manifest).unwrap();
-        let (closed, killed) = (CancellationToken::new(), CancellationToken::new());
-        let instance = Instance { script, events: start.events, closed, killed };
-        Ok(Started { manifest, instances: vec![(Role::Actions, Arc::new(instance))], is_in_process })
+        let instance = |role: &Role| {
+            let (closed, killed) = (CancellationToken::new(), CancellationToken::new());
+            let instance = Instance { script: script.clone(), events: start.events.clone(), closed, killed };
+            (*role, Arc::new(instance) as Arc<dyn Retirable>)
+        };
+        let instances = start.roles.iter().map(instance).collect();
+        Ok(Started { manifest, instances, is_in_process })
     }
 
     fn loaded(&self) -> u64 {
@@ -165,11 +169,16 @@ pub(super) async fn bench(good: &str) -> Bench {
 
 /// A version that came up, outside of any registry.
 pub(in crate::plugin::registry) async fn live(folder: &Path, script: &str) -> Live {
+    live_in(folder, script, vec![Role::Actions]).await
+}
+
+/// As [`live`], in these roles.
+pub(in crate::plugin::registry) async fn live_in(folder: &Path, script: &str, roles: Vec<Role>) -> Live {
     let file = folder.join("x.so");
     fs::write(&file, script).unwrap();
     let store = StagedStore::open(&folder.join("var")).unwrap();
     let tools = Tools { store, starter: Arc::new(Scripted::default()), wake: Arc::default(), is_worn: false };
-    let wanted = Wanted { roles: vec![Role::Actions], settings: PluginSettings::default() };
+    let wanted = Wanted { roles, settings: PluginSettings::default() };
     let nothing = (Vec::new(), Vec::new());
     let attempt = Attempt { name: "x".to_owned(), file, wanted, tools, known: nothing.0, quarantined: nothing.1, good: None, seen: None };
     match attempt.run().await.2 {

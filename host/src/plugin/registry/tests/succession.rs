@@ -1,5 +1,7 @@
 //! How one version follows another: probation, rollback, suspicion, parking, draining.
 
+use plugsocket_plugin::call::Role;
+
 use super::scripted::{Bench, EASY, STRICT, begin, bench, folder_with};
 use super::*;
 use crate::plugin::CallError;
@@ -115,16 +117,16 @@ async fn a_crash_without_a_message_rolls_back_at_once() {
 #[tokio::test]
 async fn a_parked_version_takes_no_calls_until_it_recovers() {
     let bench = bench("one").await;
-    bench.event("one", RunnerEvent::Parked { reason: "no memory".to_owned() });
+    bench.event("one", RunnerEvent::Parked { role: Role::Actions, reason: "no memory".to_owned() });
     bench.until(|bench| bench.has("one", VersionState::Parked)).await;
     assert!(bench.registry.action("say").is_none());
     assert_eq!((bench.status().state, bench.reason("one").as_str()), (PluginState::Parked, "no memory"));
-    bench.event("one", RunnerEvent::Recovered);
+    bench.event("one", RunnerEvent::Recovered { role: Role::Actions });
     bench.until(|bench| bench.has("one", VersionState::Current)).await;
     assert_eq!(bench.who().await, "one");
 
     bench.put("two").await;
-    bench.event("two", RunnerEvent::Parked { reason: "no memory".to_owned() });
+    bench.event("two", RunnerEvent::Parked { role: Role::Actions, reason: "no memory".to_owned() });
     is_rolled_back(&bench, "two", "no runner of it comes up: no memory").await;
 }
 

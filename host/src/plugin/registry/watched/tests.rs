@@ -74,6 +74,7 @@ async fn what_counts_as_what() {
         let (is_over, counted) = (ended.is_ready(), |after: u64, before: u64| after - before);
         let counted = Counts {
             calls: counted(after.calls, before.calls),
+            quiet_turns: counted(after.quiet_turns, before.quiet_turns),
             errors: counted(after.errors, before.errors),
             timeouts: counted(after.timeouts, before.timeouts),
             crashes: counted(after.crashes, before.crashes),
@@ -81,6 +82,18 @@ async fn what_counts_as_what() {
         };
         assert_eq!((counted, is_over), (expected, end.is_some()), "{end:?}");
     }
+}
+
+#[tokio::test]
+async fn turns_of_the_loop_that_end_well_are_counted_apart() {
+    let tally = Tally::new(Arc::default());
+    let told = Arc::new(Told(Mutex::default()));
+    let watched = Watched::new(Arc::clone(&told) as _, Arc::clone(&tally));
+    for status in [Status::Done, Status::Panicked] {
+        *told.0.lock().await = answer(status);
+        let _ = watched.call(Call::new(Operation::Loop, "", Arc::new(Quiet))).await;
+    }
+    assert_eq!(tally.counts(), Counts { calls: 2, quiet_turns: 1, errors: 1, ..Counts::default() });
 }
 
 #[tokio::test]
