@@ -106,9 +106,13 @@ async fn registrations_wait_for_the_replacement_of_a_runner() {
     for _ in 0..8 {
         newcomers.push(Client::connect(&url).await);
     }
+    let mark = app.servers[0].lines().len();
     super::kill(u32::try_from(old.as_u64().unwrap()).unwrap());
     let mut asked = Vec::new();
-    for client in &mut newcomers {
+    for (number, client) in newcomers.iter_mut().enumerate() {
+        if number == 4 {
+            app.servers[0].wait_line_after(mark, "runner ended", PATIENCE); // From here on nobody reaches the old one.
+        }
         asked.push(client.send_request("register", Value::Null).await);
     }
     let mut refused = 0;
