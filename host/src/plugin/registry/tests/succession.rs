@@ -190,11 +190,11 @@ async fn changed_libraries_wait_when_they_are_told_to() {
 
 #[tokio::test]
 async fn a_drain_has_an_end() {
-    let bench = begin(folder_with("one hold"), "[plugins.x]\ndrain_timeout = \"50ms\"").await;
+    let bench = begin(folder_with("one hold"), "[probation]\ntime = \"0s\"\ncalls = 0\n[plugins.x]\ndrain_timeout = \"200ms\"").await;
     let version = bench.registry.action("say").unwrap();
     let call = version.callee.call(Call::new(Operation::Action, "{}", Arc::new(Quiet)));
     bench.put("two").await;
-    assert_eq!(bench.version("one").map(|one| one.state), Some(VersionState::Draining));
+    bench.until(|bench| bench.version("one").is_some_and(|one| one.state == VersionState::Draining)).await;
     let ended = time::timeout(SOON, call).await.expect("it is not killed");
     assert!(matches!(ended, Err(CallError::Gone(_))));
     bench.until(|bench| bench.version("one").is_none()).await;
@@ -202,12 +202,29 @@ async fn a_drain_has_an_end() {
 
 #[tokio::test]
 async fn a_process_wears_out() {
-    let bench = begin(folder_with("one"), "retired_max = 2\n[plugins.x]\nisolation = \"in-process\"").await;
+    let bench =
+        begin(folder_with("one"), "retired_max = 2\n[probation]\ntime = \"0s\"\ncalls = 0\n[plugins.x]\nisolation = \"in-process\"").await;
     let worn = bench.registry.worn();
     bench.put("two").await;
     assert!(!worn.is_cancelled(), "one was replaced");
     bench.put("three").await;
-    assert!(worn.is_cancelled(), "two were");
+    time::timeout(SOON, worn.cancelled()).await.expect("two were");
     bench.put("four").await;
     assert_eq!(bench.who().await, "three", "nothing is loaded any more");
+}
+
+#[tokio::test]
+async fn a_first_version_without_fault_stands_by_for_its_successor() {
+    for (first, serves) in [("one", "one"), ("one error", "two")] {
+        let bench = begin(folder_with(first), "").await;
+        bench.who().await;
+        bench.put("two error").await;
+        for _ in 0..10 {
+            bench.who().await;
+        }
+        let serving = |bench: &Bench| bench.registry.action("say").is_some();
+        bench.until(serving).await;
+        bench.until(|bench| bench.has("two error", VersionState::RolledBack) == (serves == "one")).await;
+        assert_eq!(bench.who().await, serves);
+    }
 }
