@@ -16,6 +16,13 @@ const OTHER_API: &str = include_str!("../runners/other_api.rs.txt");
 /// Only one variant is built at a time: all of them share one target folder, so that the dependencies are built once.
 static BUILD: Mutex<()> = Mutex::new(());
 
+/// Plugins are built as the suite is: what is measured with a release build shall not be the plugin's checks.
+const PROFILE: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
+
+fn profile() -> Option<&'static str> {
+    (PROFILE == "release").then_some("--release")
+}
+
 /// The workspace's root folder.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -46,13 +53,17 @@ pub fn chat_tagged(tag: &str) -> PathBuf {
     let target = env::current_exe().unwrap().ancestors().nth(3).unwrap().join("suite");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(workspace()).args(["build", "--locked", "--quiet", "-p", "chat", "--lib", "--target-dir"]).arg(&target);
+    command
+        .current_dir(workspace())
+        .args(["build", "--locked", "--quiet", "-p", "chat", "--lib", "--target-dir"])
+        .arg(&target)
+        .args(profile());
     let output = command.env("PLUGSOCKET_CHAT_BUILD", tag).output().unwrap();
     assert!(output.status.success(), "can't build the chat plugin: {}", String::from_utf8_lossy(&output.stderr));
-    let library = fs::read(target.join("debug").join(library_name("chat"))).unwrap();
+    let library = fs::read(target.join(PROFILE).join(library_name("chat"))).unwrap();
     let found = library.windows(tag.len()).any(|window| window == tag.as_bytes());
     assert!(found, "the chat plugin does not contain PLUGSOCKET_CHAT_BUILD={tag}");
-    let folder = target.join("tagged").join(tag);
+    let folder = target.join("tagged").join(PROFILE).join(tag);
     fs::create_dir_all(&folder).unwrap();
     install_bytes(&library, &folder, "chat")
 }
@@ -97,9 +108,9 @@ pub fn build(folder: &Path, name: &str) -> PathBuf {
     fs::copy(workspace().join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    let output = command.current_dir(folder).args(["build", "--quiet", "--target-dir"]).arg(&target).output().unwrap();
+    let output = command.current_dir(folder).args(["build", "--quiet", "--target-dir"]).arg(&target).args(profile()).output().unwrap();
     assert!(output.status.success(), "can't build {name}: {}", String::from_utf8_lossy(&output.stderr));
-    target.join("debug").join(library_name(name))
+    target.join(PROFILE).join(library_name(name))
 }
 
 /// Puts a library into a plugins folder under the name of `plugin`, the way a deployment should: copied beside, then renamed.

@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use tokio::task::JoinHandle;
+
 /// Groups of ours begin with it; behind it the host's process id and the runner's.
 const PREFIX: &str = "plugsocket-";
 
@@ -28,13 +30,29 @@ struct Home {
 
 /// One runner's group; removed when dropped, which must be after the runner's end.
 #[derive(Debug)]
-pub(super) struct Group {
+struct Group {
     folder: PathBuf,
 }
 
-/// Puts a process that has just started into a group of its own. `None` when the system has none for us: then only the process's own
-/// limit holds.
-pub(super) fn confine(process: u32, bytes_max: u64) -> Option<Group> {
+/// A process that is being put into a group of its own: the kernel takes some milliseconds for it, and nobody waits for them. What the
+/// process has used by then counts where it came from.
+pub(super) struct Confined(JoinHandle<Option<Group>>);
+
+impl Confined {
+    /// For a process that has just started. Where the system has no group for us only the process's own limit holds.
+    pub(super) fn begin(process: u32, bytes_max: u64) -> Self {
+        Self(tokio::task::spawn_blocking(move || confine(process, bytes_max)))
+    }
+
+    /// Removes the group; the process must have ended.
+    pub(super) async fn end(self) {
+        if let Ok(Some(group)) = self.0.await {
+            let _ = tokio::task::spawn_blocking(move || drop(group)).await;
+        }
+    }
+}
+
+fn confine(process: u32, bytes_max: u64) -> Option<Group> {
     let home = HOME.as_ref().filter(|_| bytes_max > 0 && process > 0)?;
     home.make(process, bytes_max).inspect_err(|error| tracing::debug!(process, %error, "no control group for a runner")).ok()
 }

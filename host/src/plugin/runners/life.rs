@@ -21,7 +21,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::RunnersOptions;
-use super::cgroup::Group;
+use super::cgroup::Confined;
 use super::link::{Event, Link, Pending, operation_of};
 use super::speech::Speech;
 use super::start::Started;
@@ -79,7 +79,7 @@ enum End {
 /// What its task owns.
 pub(super) struct Body {
     child: Child,
-    group: Option<Group>,
+    group: Confined,
     socket: UnixStream,
     input: BytesMut,
     speech: Arc<Speech>,
@@ -280,7 +280,6 @@ impl Runner {
         };
         self.leave();
         let (status, was_killed) = end_process(&mut child, &end).await;
-        drop(group);
         let open = self.link.close();
         let is_expected = match *self.doom.borrow() {
             Doom::None => false,
@@ -313,6 +312,7 @@ impl Runner {
             };
             pending.push(Event::Ended(Err(error)));
         }
+        group.end().await;
         self.ended.cancel();
     }
 

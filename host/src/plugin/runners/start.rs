@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time;
 
 use super::RunnersOptions;
-use super::cgroup::{self, Group};
+use super::cgroup::Confined;
 use super::speech::{Speech, listen};
 use crate::plugin::blame::end_name;
 use crate::plugin::check::end_of;
@@ -37,7 +37,7 @@ const READ_BYTES: usize = 64 * 1024;
 /// A runner that serves, and all that is known of it.
 pub(super) struct Started {
     pub(super) child: Child,
-    pub(super) group: Option<Group>,
+    pub(super) group: Confined,
     pub(super) socket: UnixStream,
     /// What was read behind its first frame.
     pub(super) input: BytesMut,
@@ -64,8 +64,7 @@ pub(super) async fn start(options: &RunnersOptions) -> Result<Started, PluginErr
     };
     let mut child = spawn(options, theirs).await?;
     let speech = listen(&mut child, options);
-    // Before it loads anything: memory counts where it was first used.
-    let group = cgroup::confine(child.id().unwrap_or_default(), hello.memory_max);
+    let group = Confined::begin(child.id().unwrap_or_default(), hello.memory_max);
     match greet(&ours, &hello, &memory) {
         // It has ended already, and how is told below.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
