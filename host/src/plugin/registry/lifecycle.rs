@@ -11,7 +11,7 @@ use tokio::time::{self, Instant};
 
 use super::facts::Facts;
 use super::record::Good;
-use super::start::{Start, Starter, blocking};
+use super::start::{Start, Starter, gently};
 use super::watched::{Tally, Watched};
 use crate::config::PluginSettings;
 use crate::plugin::blame::RunnerEvent;
@@ -180,7 +180,7 @@ impl Tools {
     async fn stage(&self, name: &str, file: &Path, config: &Map<String, Value>) -> Result<Staged, PluginError> {
         let config = serde_json::to_vec(config).unwrap_or_default();
         let (store, name, file) = (self.store.clone(), name.to_owned(), file.to_owned());
-        blocking(move || store.stage(&name, &file, &config)).await
+        gently(move || store.stage(&name, &file, &config)).await
     }
 
     /// From the kept copy, and with the config table it was good with.

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use plugsocket_plugin::call::{CreateRequest, Manifest, Role};
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time;
 
 use super::facts::Facts;
@@ -180,6 +181,24 @@ fn create(path: &Path, roles: &[Role], config: &Map<String, Value>, host: &Arc<P
         created.0.push((*role, library.create(&request, Arc::clone(host) as _)?));
     }
     Ok(created)
+}
+
+/// How much less than others a thread gets that copies files, while there is not enough for all.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
+
+/// Runs on a thread of its own, which leaves the processor to those who serve; when the future is dropped the work goes on and its result
+/// is lost.
+pub(super) async fn gently<T: Send + 'static>(work: impl FnOnce() -> Result<T, PluginError> + Send + 'static) -> Result<T, PluginError> {
+    let (done, is_done) = oneshot::channel();
+    let run = move || {
+        // Of this thread only, where the system can do that; without it the work is done all the same.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::process::setpriority_process(None, NICENESS);
+        let _ = done.send(work());
+    };
+    thread::Builder::new().name("stage".to_owned()).spawn(run).map_err(PluginError::files("start a thread to copy", "a library"))?;
+    is_done.await.unwrap_or_else(|_| Err(PluginError::Check("the host failed while copying it".to_owned())))
 }
 
 /// Runs on the blocking threads; when the future is dropped the work goes on and its result is lost.

@@ -22,9 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::RunnersOptions;
 use super::cgroup::Confined;
-use super::link::{Event, Link, Pending, operation_of};
+use super::link::{Event, Link, operation_of};
 use super::speech::Speech;
 use super::start::Started;
+use super::verdict::{Verdict, judge, tell};
 use crate::plugin::blame::{RunnerEvent, Subject, end_name};
 use crate::plugin::crumbs::Crumbs;
 use crate::plugin::floor::Floor;
@@ -286,7 +287,7 @@ impl Runner {
             Doom::Closed => status.as_ref().is_ok_and(ExitStatus::success),
             Doom::Until(_) | Doom::Now => end == End::Doomed,
         };
-        let verdict = if is_expected { Verdict::default() } else { self.judge(&open) };
+        let verdict = if is_expected { Verdict::default() } else { judge(&self.crumbs, &open) };
         let reason = match (&status, &end) {
             (_, End::Garbage) => "it wrote garbage to its socket".to_owned(),
             // One that was dying already, and only took its time, says how itself.
@@ -351,29 +352,10 @@ impl Runner {
             }
         }
     }
-
-    /// Who is to blame. Without a noted fault it can't be told, unless the only one that ran was a suspect before. One that has ended
-    /// and could not be heard of any more counts as well: it may have seen to that.
-    fn judge(&self, open: &HashMap<u64, Arc<Pending>>) -> Verdict {
-        if let Some(number) = self.crumbs.fault().and_then(|fault| fault.call).filter(|number| open.contains_key(number)) {
-            return Verdict { culprit: Some(number), suspects: Vec::new() };
-        }
-        let begun: Vec<u64> = self.crumbs.begun().into_iter().filter(|number| open.contains_key(number)).collect();
-        match begun.as_slice() {
-            [only] if open.get(only).is_some_and(|call| call.suspicions > 0) => Verdict { culprit: Some(*only), suspects: Vec::new() },
-            _ => Verdict { culprit: None, suspects: begun },
-        }
-    }
 }
 
 fn is_sigkill(status: &ExitStatus) -> bool {
     status.signal() == Some(SIGKILL)
-}
-
-#[derive(Default)]
-struct Verdict {
-    culprit: Option<u64>,
-    suspects: Vec<u64>,
 }
 
 /// Waits for the process's end, and brings it about where it does not come by itself. Whether it had to be killed for that.
@@ -385,18 +367,4 @@ async fn end_process(child: &mut Child, end: &End) -> (io::Result<ExitStatus>, b
     }
     let _ = child.start_kill();
     (child.wait().await, true)
-}
-
-fn tell(options: &RunnersOptions, runner: u32, reason: &str, subject: Option<&Subject>, open: usize, speech: &Speech) {
-    let (plugin, version) = (&options.plugin, &options.version);
-    let others = open.saturating_sub(usize::from(subject.is_some()));
-    metrics::counter!("plugsocket_runner_crashes_total", "plugin" => plugin.to_string()).increment(1);
-    let said = speech.last();
-    match subject {
-        Some(Subject { operation, action, connection_id, message_id }) => tracing::warn!(
-            %plugin, %version, runner, reason, ?operation, action, connection = connection_id, message = message_id, others, said,
-            "runner ended: this call did it"
-        ),
-        None => tracing::warn!(%plugin, %version, runner, reason, others, said, "runner ended: no call is to blame for certain"),
-    }
 }

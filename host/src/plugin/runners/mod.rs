@@ -6,6 +6,7 @@ mod link;
 mod speech;
 mod start;
 mod supervise;
+mod verdict;
 
 use std::path::PathBuf;
 use std::sync::Arc;
