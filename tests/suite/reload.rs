@@ -36,6 +36,12 @@ async fn reloads_under_load() {
         // By time alone: the handler has no calls while nobody comes or goes.
         config.with("limits.messages_per_second", 0).with("probation.time", "1s").with("probation.calls", 0)
     });
+    // Each with its copy on the file system of the plugins folder, so that putting one in place is no load of its own.
+    let folders = ["one", "two"].map(|tag| app.config.state_dir().join(tag));
+    let builds = [0, 1].map(|index| {
+        std::fs::create_dir_all(&folders[index]).unwrap();
+        (builds[index].0, plugin::install(&builds[index].1, &folders[index], "chat"))
+    });
     let plan = Plan {
         urls: app.urls(),
         connections: CONNECTIONS,
@@ -56,7 +62,7 @@ async fn reloads_under_load() {
     for (tag, library) in builds.iter().cycle().take(usize::try_from(reloads).unwrap()) {
         watch.expect_version(tag);
         let renamed = Instant::now();
-        plugin::install(library, &app.config.plugins_dir(), "chat");
+        plugin::install_link(library, &app.config.plugins_dir(), "chat");
         eventually("an answer of the new build", PATIENCE * 2, async || watch.version_seen().is_some()).await;
         times.push(watch.version_seen().unwrap() - renamed);
         let now = footprint(&hosts);
