@@ -234,16 +234,21 @@ impl Slot {
         moved
     }
 
-    /// The standby's file was put back: it needs no second look.
-    pub(super) fn return_to_standby(&mut self) -> Moved {
-        let (old, standby) = match std::mem::take(&mut self.stage) {
-            Stage::Probation { live, standby: Some(standby), .. } => (live, standby),
-            Stage::Suspended { candidate, standby, .. } => (candidate, standby),
+    /// The version on probation and its standby, both to be given a new place. `None`, and nothing changed, without a standby.
+    fn take_candidate(&mut self) -> Option<(Live, Live)> {
+        match std::mem::take(&mut self.stage) {
+            Stage::Probation { live, standby: Some(standby), .. } => Some((live, standby)),
+            Stage::Suspended { candidate, standby, .. } => Some((candidate, standby)),
             stage => {
                 self.stage = stage;
-                return Moved::default();
+                None
             }
-        };
+        }
+    }
+
+    /// The standby's file was put back: it needs no second look.
+    pub(super) fn return_to_standby(&mut self) -> Moved {
+        let Some((old, standby)) = self.take_candidate() else { return Moved::default() };
         let mut moved = Moved::changed();
         moved.drain(old, "the version before it was put back");
         moved.notes.push(Note::ProbationOver);
@@ -253,14 +258,7 @@ impl Slot {
 
     /// Back to the standby, and never again to the candidate. Nothing, when there is no standby.
     pub(super) fn roll_back(&mut self, reason: &str) -> Moved {
-        let (old, standby) = match std::mem::take(&mut self.stage) {
-            Stage::Probation { live, standby: Some(standby), .. } => (live, standby),
-            Stage::Suspended { candidate, standby, .. } => (candidate, standby),
-            stage => {
-                self.stage = stage;
-                return Moved::default();
-            }
-        };
+        let Some((old, standby)) = self.take_candidate() else { return Moved::default() };
         let mut moved = Moved::changed();
         moved.quarantine(old, reason);
         self.put_back(standby, "put back: the version after it was rolled back");
