@@ -63,7 +63,7 @@ pub(super) fn end_name(status: ExitStatus) -> String {
         (Some(5), _) => "SIGTRAP".to_owned(),
         (Some(6), _) => "SIGABRT (it aborted)".to_owned(),
         (Some(8), _) => "SIGFPE".to_owned(),
-        (Some(9), _) => "SIGKILL (out of memory?)".to_owned(),
+        (Some(9), _) => "SIGKILL (out of memory, or killed from outside?)".to_owned(),
         (Some(11), _) => "SIGSEGV".to_owned(),
         (Some(number), _) if number == bus => "SIGBUS (is the file cut off, or its disk full?)".to_owned(),
         (Some(number), _) => format!("signal {number}"),

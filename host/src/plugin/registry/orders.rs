@@ -18,12 +18,17 @@ impl Writer {
             return Err(unknown());
         };
         let Some(entry) = self.entries.get_mut(plugin) else { return Err(RegistryError::Closed) };
-        let left = entry.slot.candidate().map(|live| live.key.version.clone());
+        let left = entry.slot.candidate().map(|live| (live.key.version.clone(), live.facts.sha256.clone()));
         let moved = if entry.slot.has_standby() {
             entry.slot.roll_back(BY_HAND)
         } else {
             let known = [&entry.record.good, &entry.record.before];
-            let goods: Vec<_> = known.into_iter().flatten().filter(|good| left.as_ref() != Some(&good.version)).cloned().collect();
+            let goods: Vec<_> = known
+                .into_iter()
+                .flatten()
+                .filter(|good| left.as_ref().map(|(version, _)| version) != Some(&good.version))
+                .cloned()
+                .collect();
             let mut brought = Err(RegistryError::NoGoodVersion(plugin.to_owned()));
             for good in goods {
                 let copy = self.records.copy(&good);
@@ -40,10 +45,14 @@ impl Writer {
             let live = brought?;
             entry.slot.roll_back_to(*live, BY_HAND)
         };
-        let now = entry.slot.holder().map(|live| live.key.version.clone()).unwrap_or_default();
+        let now = entry.slot.holder().map(|live| live.facts.sha256.clone()).unwrap_or_default();
         self.finish(plugin, moved, &settings, &BTreeSet::new()).await;
         Ok(match left {
-            Some(left) => format!("plugin `{plugin}`: {} serves again; {} is quarantined", short(&now), short(&left)),
+            Some((_, left)) => format!(
+                "plugin `{plugin}`: {} serves again; {left} is quarantined (to try it again: plugsocket plugins retry {left})",
+                short(&now),
+                left = short(&left)
+            ),
             None => format!("plugin `{plugin}`: {} serves again", short(&now)),
         })
     }
@@ -86,7 +95,10 @@ impl Writer {
         match rejected {
             _ if serves => format!("plugin `{plugin}`: {} serves", short(version)),
             Some(rejected) => format!("plugin `{plugin}`: {} was refused again: {}", short(version), rejected.status.reason),
-            None => format!("plugin `{plugin}`: {} may be tried again, but its file is not the one in the plugins folder", short(version)),
+            None => format!(
+                "plugin `{plugin}`: {} may be tried again, but its file is not the one in the plugins folder: install it again",
+                short(version)
+            ),
         }
     }
 }

@@ -252,6 +252,7 @@ impl Slot {
         let mut moved = Moved::changed();
         moved.drain(old, "the version before it was put back");
         moved.notes.push(Note::ProbationOver);
+        moved.notes.push(Note::IsGood);
         self.put_back(standby, "put back");
         moved
     }
@@ -261,6 +262,8 @@ impl Slot {
         let Some((old, standby)) = self.take_candidate() else { return Moved::default() };
         let mut moved = Moved::changed();
         moved.quarantine(old, reason);
+        // A restart must find it, also when it had not ended its own probation.
+        moved.notes.push(Note::IsGood);
         self.put_back(standby, "put back: the version after it was rolled back");
         moved
     }

@@ -37,9 +37,10 @@ pub(super) fn tell(options: &RunnersOptions, runner: u32, reason: &str, subject:
     let said = speech.last();
     match subject {
         Some(Subject { operation, action, connection_id, message_id }) => tracing::warn!(
-            %plugin, %version, runner, reason, ?operation, action, connection = connection_id, message = message_id, others, said,
+            %plugin, %version, runner, reason, ?operation, action, connection = connection_id, message_id, others, said,
             "runner ended: this call did it"
         ),
+        None if open == 0 => tracing::warn!(%plugin, %version, runner, reason, said, "runner ended while no call ran"),
         None => tracing::warn!(%plugin, %version, runner, reason, others, said, "runner ended: no call is to blame for certain"),
     }
 }

@@ -148,7 +148,7 @@ async fn by_hand_it_goes_back_and_forth() {
     bench.put("two").await;
     let said = bench.registry.rollback("x").await.unwrap();
     let two = bench.version("two").unwrap();
-    assert!(said.contains("serves again") && said.contains(&two.version[..12]), "{said}");
+    assert!(said.contains("serves again") && said.contains(&two.sha256[..12]), "{said}");
     is_rolled_back(&bench, "two", "by hand").await;
     bench.configure(EASY);
     let said = bench.registry.retry(&two.sha256[..6]).await.unwrap();
@@ -216,7 +216,8 @@ async fn a_process_wears_out() {
 #[tokio::test]
 async fn a_first_version_without_fault_stands_by_for_its_successor() {
     for (first, serves) in [("one", "one"), ("one error", "two")] {
-        let bench = begin(folder_with(first), "").await;
+        let folder = folder_with(first);
+        let bench = begin(Arc::clone(&folder), "").await;
         bench.who().await;
         bench.put("two error").await;
         for _ in 0..10 {
@@ -226,5 +227,12 @@ async fn a_first_version_without_fault_stands_by_for_its_successor() {
         bench.until(serving).await;
         bench.until(|bench| bench.has("two error", VersionState::RolledBack) == (serves == "one")).await;
         assert_eq!(bench.who().await, serves);
+        if serves == "one" {
+            let is_kept = |_: &Bench| {
+                let files = fs::read_dir(folder.path().join("var/plugins")).unwrap();
+                files.flatten().any(|file| file.path().extension().is_some_and(|ending| ending == "good"))
+            };
+            bench.until(is_kept).await; // A restart finds it.
+        }
     }
 }
