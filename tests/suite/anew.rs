@@ -21,7 +21,8 @@ fn in_process(config: Config) -> Config {
 /// may be followed by others: a build like the one before, under another sha256.
 fn wear_out(config: &Config, processes: &[&Process]) {
     let library = std::fs::read(plugin::chat()).unwrap();
-    for build in 1..=RETIRED_MAX {
+    // One more than are retired: the first stands by for all that follow.
+    for build in 1..=RETIRED_MAX + 1 {
         let marks: Vec<usize> = processes.iter().map(|process| process.lines().len()).collect();
         plugin::install_bytes(&[library.as_slice(), b"build ", build.to_string().as_bytes()].concat(), &config.plugins_dir(), "chat");
         for (process, mark) in processes.iter().zip(marks) {
