@@ -50,12 +50,9 @@ impl<W> Desk<W> {
         Ok(())
     }
 
-    /// Removes work that waits; whether there was any.
-    pub(super) fn withdraw(&self, is_it: impl Fn(&W) -> bool) -> bool {
-        let mut state = self.lock();
-        let before = state.waiting.len();
-        state.waiting.retain(|work| !is_it(work));
-        state.waiting.len() < before
+    /// Removes work that waits.
+    pub(super) fn withdraw(&self, is_it: impl Fn(&W) -> bool) {
+        self.lock().waiting.retain(|work| !is_it(work));
     }
 
     /// Takes no more work; what waits is still done.

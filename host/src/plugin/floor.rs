@@ -12,6 +12,31 @@ const ALONE_MAX: Duration = if cfg!(test) { Duration::from_millis(100) } else { 
 /// How long a suspect keeps others waiting until those that run have ended; twice as long with every try, and it rests in between.
 const PATIENCE: Duration = ALONE_MAX;
 
+/// Interruptions of one call before it runs alone.
+const INTERRUPTIONS_MAX: u32 = 5;
+
+/// How often a call's runner ended during it, and it was not to blame, or that is not known.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Interruptions {
+    count: u32,
+    suspicions: u32,
+}
+
+impl Interruptions {
+    /// One more. Who is interrupted again and again comes to an end only where nobody else can interrupt it: from then on it counts as a
+    /// suspect, as it does when it may have been to blame.
+    pub fn add(&mut self, is_suspect: bool) {
+        self.count += 1;
+        self.suspicions += u32::from(is_suspect || self.count >= INTERRUPTIONS_MAX);
+    }
+
+    /// For [`Call::suspicions`](super::Call::suspicions).
+    #[must_use]
+    pub fn suspicions(self) -> u32 {
+        self.suspicions
+    }
+}
+
 /// Where calls run: many at once, or a single suspect.
 #[derive(Default)]
 pub struct Floor(RwLock<()>);

@@ -34,7 +34,7 @@ pub use self::control::{
     noted_socket,
 };
 pub use self::error::PluginError;
-pub use self::floor::{Floor, Place};
+pub use self::floor::{Floor, Interruptions, Place};
 pub use self::inspect::{Inspection, inspect};
 pub use self::launcher::Launcher;
 pub use self::lock::{Lock, sha256_of};

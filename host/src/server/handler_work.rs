@@ -17,7 +17,7 @@ use super::registration::Registration;
 use super::session::Session;
 use super::sink;
 use crate::context::Sender;
-use crate::plugin::{Answer, Call, CallError};
+use crate::plugin::{Answer, Call, CallError, Interruptions};
 use crate::wire::codes::ErrorCode;
 use crate::wire::frame;
 use crate::wire::ids::SessionId;
@@ -25,8 +25,6 @@ use crate::wire::json::Json;
 
 /// Why a connection ended whose node died or lost its lease.
 const NODE_LOST: &str = "node_lost";
-/// Interruptions of one call before it runs alone.
-const INTERRUPTIONS_MAX: u32 = 5;
 /// Pause before the second attempt; doubled for each further one.
 const RETRY_BACKOFF: Duration = Duration::from_millis(100);
 const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -101,7 +99,8 @@ pub(super) async fn fallback(node: &Arc<Node>, session: &Arc<Session>, message: 
     let last = loop {
         let attempt = tries.failed + 1;
         let input = fallback_input(node, session, message, &message_id, attempt);
-        let work = Work { message_id: &message_id, operation: Operation::Fallback, input, limit, suspicions: tries.suspicions };
+        let work =
+            Work { message_id: &message_id, operation: Operation::Fallback, input, limit, suspicions: tries.interruptions.suspicions() };
         let failure = match call_handler(node, (&session.id, None), work).await {
             Ok(answer) => match settle(node, session, message, answer) {
                 Ok(()) => return,
@@ -275,7 +274,13 @@ async fn tell(
         if !is_ours() {
             return Err(CallFailure::Unsure);
         }
-        let work = Work { message_id: "", operation: Operation::Disconnect, input: input.clone(), limit, suspicions: tries.suspicions };
+        let work = Work {
+            message_id: "",
+            operation: Operation::Disconnect,
+            input: input.clone(),
+            limit,
+            suspicions: tries.interruptions.suspicions(),
+        };
         let failure = match call_handler(node, (session, sender.clone()), work).await {
             // A handler that refuses a disconnect has been told all the same.
             Ok(Answer { status: Status::Done | Status::Rejected | Status::Unsupported, .. }) => return Ok(()),
@@ -300,16 +305,14 @@ async fn tell(
 #[derive(Default)]
 struct Tries {
     failed: u32,
-    interrupted: u32,
-    suspicions: u32,
+    interruptions: Interruptions,
 }
 
 impl Tries {
     /// Whether it is to be made again without counting: its runner ended, for another call's sake or for one that is not known.
     fn is_interrupted(&mut self, failure: &CallFailure) -> bool {
         let CallFailure::Interrupted { is_suspect } = failure else { return false };
-        self.interrupted += 1;
-        self.suspicions += u32::from(*is_suspect || self.interrupted >= INTERRUPTIONS_MAX);
+        self.interruptions.add(*is_suspect);
         true
     }
 }

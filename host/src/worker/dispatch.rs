@@ -231,7 +231,7 @@ impl Dispatcher {
             self.retract(held).await;
         }
         if let Ended::Interrupted { is_suspect } = end {
-            held.interrupted(is_suspect);
+            held.interruptions.add(is_suspect);
         }
         held.is_alone = false;
         let job = &mut held.taken.job;
@@ -291,7 +291,7 @@ impl Dispatcher {
         let running = metrics::gauge!("plugsocket_calls_running");
         running.increment(1);
         let started = Instant::now();
-        let call = Call { suspicions: held.suspicions(), ..Call::new(Operation::Action, input, sink).within(terms.timeout) };
+        let call = Call { suspicions: held.interruptions.suspicions(), ..Call::new(Operation::Action, input, sink).within(terms.timeout) };
         let result = version.callee.call(call).await;
         running.decrement(1);
         metrics::histogram!("plugsocket_call_seconds", "plugin" => version.plugin.to_string()).record(started.elapsed());

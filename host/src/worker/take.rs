@@ -7,12 +7,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
+use crate::plugin::Interruptions;
 use crate::queue::{Consumer, QueueError, Taken};
 
 /// Most jobs of one take.
 const TAKE_MAX: usize = 128;
-/// Interruptions of one call before it runs alone.
-const INTERRUPTIONS_MAX: u32 = 5;
 /// Pause after the queue failed.
 const FAILURE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -23,26 +22,12 @@ pub(super) struct Held {
     pub(super) is_alone: bool,
     room: OwnedSemaphorePermit,
     is_parked: bool,
-    /// How often others ended its runner.
-    interruptions: u32,
-    suspicions: u32,
+    pub(super) interruptions: Interruptions,
 }
 
 impl Held {
     pub(super) fn new(taken: Taken, room: OwnedSemaphorePermit) -> Self {
-        Self { taken, is_alone: false, room, is_parked: false, interruptions: 0, suspicions: 0 }
-    }
-
-    /// Its runner ended during its call, and it was not to blame, or that is not known.
-    pub(super) fn interrupted(&mut self, is_suspect: bool) {
-        self.interruptions += 1;
-        // Whoever is interrupted again and again comes to an end only where nobody else can interrupt it.
-        self.suspicions += u32::from(is_suspect || self.interruptions >= INTERRUPTIONS_MAX);
-    }
-
-    /// How often it may have ended its runner.
-    pub(super) fn suspicions(&self) -> u32 {
-        self.suspicions
+        Self { taken, is_alone: false, room, is_parked: false, interruptions: Interruptions::default() }
     }
 
     /// It can't run yet: it takes its room among those that wait, if there is any, and leaves its own to jobs that can.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::facts::{Facts, now_ms};
 use super::lifecycle::{Key, Wanted};
+use super::orders::short;
 use super::record::Record;
 use super::slot::Slot;
 use super::status::{PluginState, PluginStatus, RejectionStatus, VersionState};
@@ -99,7 +100,7 @@ impl Entry {
 
     /// All of its versions, the one that takes calls first.
     pub(super) fn facts(&self) -> Vec<Arc<Facts>> {
-        let lives = self.slot.holder().into_iter().chain(self.slot.other()).map(|live| Arc::clone(&live.facts));
+        let lives = self.slot.lives().map(|live| Arc::clone(&live.facts));
         lives.chain(self.past.iter().rev().map(Arc::clone)).collect()
     }
 
@@ -149,8 +150,7 @@ impl Entry {
     pub(super) fn note_quarantined(&mut self, name: &str, key: Key) {
         let why = self.record.quarantine.iter().find(|entry| entry.version == key.version);
         let (sha256, reason) = why.map_or(("", ""), |entry| (entry.sha256.as_str(), entry.reason.as_str()));
-        let short = sha256.get(..12).unwrap_or(sha256);
-        let reason = format!("quarantined: {reason}; to try it again: `plugsocket plugins retry {short}`");
+        let reason = format!("quarantined: {reason}; to try it again: `plugsocket plugins retry {}`", short(sha256));
         tracing::warn!(plugin = name, version = key.version, sha256, reason, "plugin file is not tried");
         let status = RejectionStatus { version: key.version.clone(), reason, at_ms: now_ms() };
         self.rejected = Some(Rejected { key: Some(key), status, failures: 0, is_worth_retrying: false, retry_at: None });

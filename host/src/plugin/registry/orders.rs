@@ -103,6 +103,7 @@ impl Writer {
     }
 }
 
-fn short(version: &str) -> &str {
+/// As much of an id as is shown, and enough to name it by.
+pub(super) fn short(version: &str) -> &str {
     version.get(..12).unwrap_or(version)
 }

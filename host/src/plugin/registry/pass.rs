@@ -131,7 +131,7 @@ impl Writer {
                 return None;
             }
         }
-        let lives = entry.slot.holder().into_iter().chain(entry.slot.other()).map(|live| live.key.clone());
+        let lives = entry.slot.lives().map(|live| live.key.clone());
         // A file that is put there again is asked for again, when what it failed for was not its own.
         let refused = entry.rejected.as_ref().filter(|rejected| !rejected.is_worth_retrying).and_then(|rejected| rejected.key.clone());
         let refused = refused.filter(|key| !entry.record.is_quarantined(&key.version));
@@ -159,12 +159,13 @@ impl Writer {
             }
             Attempted::Known(key) => {
                 // What was known when the attempt began may have left while it ran: then the file is a new one again.
-                let is_live = entry.slot.holder().into_iter().chain(entry.slot.other()).any(|live| live.key == key);
+                let is_live = entry.slot.lives().any(|live| live.key == key);
                 let is_refused = entry.rejected.as_ref().is_some_and(|rejected| rejected.key.as_ref() == Some(&key));
-                if !is_live && !is_refused {
+                let is_new = !is_live && !is_refused;
+                if is_new {
                     entry.seen = None;
                 }
-                return (Moved::default(), !is_live && !is_refused);
+                return (Moved::default(), is_new);
             }
             Attempted::Quarantined(key) => entry.note_quarantined(name, key),
             Attempted::Rejected(found, error) => entry.reject(name, found, &error),

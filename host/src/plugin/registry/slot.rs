@@ -125,6 +125,11 @@ impl Slot {
         }
     }
 
+    /// Both, the one whose turn it is first.
+    pub(super) fn lives(&self) -> impl Iterator<Item = &Live> {
+        self.holder().into_iter().chain(self.other())
+    }
+
     /// The last good version, while another is on probation.
     pub(super) fn standby(&self) -> Option<&Live> {
         match &self.stage {

@@ -257,7 +257,7 @@ impl Writer {
     }
 
     fn count_retired(&self, settings: &Settings) {
-        let lives = self.entries.values().flat_map(|entry| entry.slot.holder().into_iter().chain(entry.slot.other()));
+        let lives = self.entries.values().flat_map(|entry| entry.slot.lives());
         let in_use = u64::try_from(lives.filter(|live| live.is_in_process).count()).unwrap_or_default();
         let retired = self.tools.starter.loaded().saturating_sub(in_use);
         metrics::gauge!("plugsocket_plugin_versions_retired").set(u32::try_from(retired).unwrap_or(u32::MAX));
