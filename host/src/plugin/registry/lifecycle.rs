@@ -278,7 +278,9 @@ impl Live {
                 reason += "; its threads are left behind";
             }
         }
-        store.remove(&self.staged);
+        let staged = self.staged;
+        // It takes the system a millisecond, for the pages of the file.
+        let _ = tokio::task::spawn_blocking(move || store.remove(&staged)).await;
         self.facts.end(&reason);
     }
 }
