@@ -59,6 +59,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), Fault> {
         );
     }
     check_tls_files(settings)?;
+    check_server(settings)?;
     if let Err(reason) = check_log_level(&settings.log_level) {
         return fault("log_level", &reason);
     }
@@ -150,6 +151,20 @@ fn check_tls_files(settings: &Settings) -> Result<(), Fault> {
     }
 }
 
+fn check_server(settings: &Settings) -> Result<(), Fault> {
+    let fault = |key: &str, reason: &str| Err(Fault { key: format!("server.{key}"), reason: reason.to_owned() });
+    let server = &settings.server;
+    match (&server.tls.cert_file, &server.tls.key_file) {
+        (Some(_), None) => return fault("tls.cert_file", "needs its key too: `server.tls.key_file`"),
+        (None, Some(_)) => return fault("tls.key_file", "needs its certificate too: `server.tls.cert_file`"),
+        _ => {}
+    }
+    if server.paths.is_empty() || server.paths.iter().any(|path| !path.starts_with('/') || path.contains(['?', '#', ' '])) {
+        return fault("paths", "must name at least one path, each beginning with / and without a query");
+    }
+    Ok(())
+}
+
 /// A word alone must be a level: the filter would take a misspelt one for the name of a module, and log nothing.
 fn check_log_level(level: &str) -> Result<(), String> {
     const EXPECTED: &str = "use error, warn, info, debug, trace, off, or a filter like info,plugsocket::server=debug";
@@ -176,6 +191,7 @@ fn positive(settings: &Settings) -> Result<(), Fault> {
         ("limits.registration_timeout", limits.registration_timeout),
         ("limits.ping_interval", limits.ping_interval),
         ("limits.handshake_timeout", limits.handshake_timeout),
+        ("limits.write_timeout", limits.write_timeout),
         ("queue_options.confirm_timeout", queue_options.confirm_timeout),
     ];
     let counts = [
@@ -197,6 +213,7 @@ fn positive(settings: &Settings) -> Result<(), Fault> {
     ];
     let too_long = [
         ("server.drain_timeout", server.drain_timeout),
+        ("server.drain_window", server.drain_window),
         ("worker.drain_timeout", worker.drain_timeout),
         ("worker.retry_backoff", worker.retry_backoff),
         ("worker.retry_in_lane_max", worker.retry_in_lane_max),

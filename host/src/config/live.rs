@@ -62,6 +62,7 @@ impl Source {
             probation: new.probation,
             limits: new.limits,
             log_level: new.log_level,
+            server: old.server.with_live(&new.server),
             ..(*old).clone()
         }));
         Ok(needs_restart)
@@ -153,7 +154,7 @@ fn restart_keys(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("state_dir", old.state_dir != new.state_dir),
         ("plugins_lock", old.plugins_lock != new.plugins_lock),
         ("retired_max", old.retired_max != new.retired_max),
-        ("server", old.server != new.server),
+        ("server", old.server.with_live(&new.server) != new.server),
         ("worker", old.worker != new.worker),
         ("ops", old.ops != new.ops),
         ("queue_options", old.queue_options != new.queue_options),

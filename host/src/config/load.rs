@@ -115,10 +115,10 @@ pub(super) fn load_text(path: &Path, text: &str, overrides: &[Override]) -> Resu
     // Against the current folder once and for all, so that it does not matter where the process goes later.
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let options = &mut settings.queue_options;
-    let files = [&mut options.tls_ca_file, &mut options.tls_cert_file, &mut options.tls_key_file];
-    for path in
-        [&mut settings.plugins_dir, &mut settings.state_dir, &mut settings.plugins_lock].into_iter().chain(files.into_iter().flatten())
-    {
+    let (tls, token) = (&mut settings.server.tls, &mut settings.server.token);
+    let files = [&mut options.tls_ca_file, &mut options.tls_cert_file, &mut options.tls_key_file, &mut tls.cert_file, &mut tls.key_file];
+    let files = files.into_iter().flatten().chain(token.keys.iter_mut().map(|key| &mut key.file));
+    for path in [&mut settings.plugins_dir, &mut settings.state_dir, &mut settings.plugins_lock].into_iter().chain(files) {
         *path = normalize(&folder.join(&*path));
     }
     Ok(settings)

@@ -3,15 +3,19 @@
 mod actions;
 mod check;
 mod flags;
+mod limits;
 mod live;
 mod load;
+mod server;
 mod settings;
 mod versions;
 
 pub use actions::{ActionSettings, Isolation, Ordering, PluginSettings};
 pub use check::PARTITIONS_MAX;
 pub use flags::{Common, LogFormat};
+pub use limits::{Limits, SlowConsumer};
 pub use live::{Follower, LiveSettings, Source};
 pub use load::{ConfigError, Override, environment, load};
+pub use server::*;
 pub use settings::*;
 pub use versions::{ProbationSettings, Reload};

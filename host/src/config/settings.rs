@@ -9,6 +9,8 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer};
 
 use super::actions::{ActionSettings, PluginSettings};
+use super::limits::Limits;
+use super::server::ServerSettings;
 use super::versions::{ProbationSettings, Reload};
 
 /// The whole file.
@@ -71,70 +73,6 @@ impl Default for Settings {
             probation: ProbationSettings::default(),
             actions: BTreeMap::new(),
             plugins: BTreeMap::new(),
-        }
-    }
-}
-
-/// When `connect` is called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ConnectOn {
-    /// At the client's `register` frame.
-    Register,
-}
-
-/// Where the handler's `on_loop` runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LoopOn {
-    /// On each server.
-    EveryNode,
-    /// On one of them; another one takes over when it ends.
-    OneNode,
-}
-
-/// `[server]`
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ServerSettings {
-    /// Address for clients.
-    pub listen: SocketAddr,
-    /// Plugin whose handler decides who may connect.
-    pub handler: Option<String>,
-    /// When `connect` is called.
-    pub connect_on: ConnectOn,
-    /// How often the handler's `on_loop` runs.
-    #[serde(with = "humantime_serde")]
-    pub loop_interval: Duration,
-    /// On which nodes.
-    pub loop_on: LoopOn,
-    /// How long SIGTERM waits for sessions and their `disconnect` calls before cutting them.
-    #[serde(with = "humantime_serde")]
-    pub drain_timeout: Duration,
-    /// Longest time a handler call may take.
-    #[serde(with = "humantime_serde")]
-    pub handler_timeout: Duration,
-    /// Most handler calls (registrations, fallback messages, disconnects) running at once.
-    pub handler_calls_max: usize,
-    /// Most fallback messages waiting per connection.
-    pub fallback_waiting_max: usize,
-    /// Attempts of a fallback message or `disconnect`.
-    pub handler_attempts: u32,
-}
-
-impl Default for ServerSettings {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
-            handler: None,
-            connect_on: ConnectOn::Register,
-            loop_interval: Duration::from_millis(100),
-            loop_on: LoopOn::EveryNode,
-            drain_timeout: Duration::from_secs(8),
-            handler_timeout: Duration::from_secs(10),
-            handler_calls_max: 64,
-            fallback_waiting_max: 128,
-            handler_attempts: 3,
         }
     }
 }
@@ -270,94 +208,6 @@ impl Default for QueueSettings {
             tls_ca_file: None,
             tls_cert_file: None,
             tls_key_file: None,
-        }
-    }
-}
-
-/// What happens to a client that does not read fast enough.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SlowConsumer {
-    /// Close with 4103.
-    Close,
-    /// Drop the oldest waiting frames.
-    DropOldest,
-}
-
-/// `[limits]`
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Connections at once.
-    pub connections_max: usize,
-    /// Connections at once from one address.
-    pub connections_per_ip_max: usize,
-    /// Longest message from a client.
-    pub frame_in_max: ByteSize,
-    /// Longest message to a client.
-    pub frame_out_max: ByteSize,
-    /// Messages per second and connection; 0 = no limit.
-    pub messages_per_second: u32,
-    /// How many messages may come at once before the rate holds.
-    pub messages_burst: u32,
-    /// Requests with an `id` that wait for their answer, per connection.
-    pub unanswered_max: usize,
-    /// Time to send `register`.
-    #[serde(with = "humantime_serde")]
-    pub registration_timeout: Duration,
-    /// Pings to the client.
-    #[serde(with = "humantime_serde")]
-    pub ping_interval: Duration,
-    /// Silence after which a connection is closed.
-    #[serde(with = "humantime_serde")]
-    pub idle_timeout: Duration,
-    /// Waiting frames per connection.
-    pub outgoing_max: ByteSize,
-    /// What happens when that is full.
-    pub slow_consumer: SlowConsumer,
-    /// Time for the HTTP upgrade request.
-    #[serde(with = "humantime_serde")]
-    pub handshake_timeout: Duration,
-    /// Longest HTTP upgrade request.
-    pub headers_max: ByteSize,
-    /// Deepest nesting of arrays and objects in a frame.
-    pub json_depth_max: usize,
-    /// Longest action name, in bytes.
-    pub action_bytes_max: usize,
-    /// Longest group name, in bytes.
-    pub group_bytes_max: usize,
-    /// Longest user or connection id, in bytes.
-    pub user_bytes_max: usize,
-    /// How long a full queue makes a socket wait before its client gets `busy`.
-    #[serde(with = "humantime_serde")]
-    pub queue_wait: Duration,
-    /// Origins that may connect, as `https://example.org`; empty = the Origin's host must be the Host; `["*"]` = all.
-    pub origins: Vec<String>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections_max: 100_000,
-            connections_per_ip_max: 1_000,
-            frame_in_max: ByteSize::kib(64),
-            frame_out_max: ByteSize::mib(1),
-            messages_per_second: 100,
-            messages_burst: 200,
-            unanswered_max: 64,
-            registration_timeout: Duration::from_secs(10),
-            ping_interval: Duration::from_secs(25),
-            idle_timeout: Duration::from_secs(60),
-            outgoing_max: ByteSize::kib(256),
-            slow_consumer: SlowConsumer::Close,
-            handshake_timeout: Duration::from_secs(5),
-            headers_max: ByteSize::kib(8),
-            json_depth_max: 64,
-            action_bytes_max: 128,
-            group_bytes_max: 200,
-            user_bytes_max: 200,
-            queue_wait: Duration::from_secs(2),
-            origins: Vec::new(),
         }
     }
 }

@@ -1,9 +1,7 @@
 //! The door: accepts sockets within the limits, turns each into a session, and drains them all at the end.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -12,11 +10,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::handshake::Unanswered;
 use super::head::{self, Rejection};
 use super::life::{self, Stops};
 use super::node::{Current, Node};
+use super::seats::{FULL_FOR_IP, Seat, Seats};
 use super::session::Session;
 use super::socket::Socket;
+use super::stream::Stream;
 use super::task::SessionTask;
 use super::{cleaner, handshake, heartbeat, ticker};
 use crate::wire::codes::CloseCode;
@@ -27,25 +28,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Most refused sockets that are answered at once; further ones are closed without a word.
 const REFUSALS_MAX: usize = 256;
 
-/// A flood of refusals is told once in this time.
-const WARNING_PAUSE_MS: u64 = 10_000;
-
-const FULL: Rejection = Rejection {
-    status: "503 Service Unavailable",
-    headers: "Retry-After: 5\r\n",
-    body: "this server holds as many connections as it may (limits.connections_max)",
-};
-const FULL_FOR_IP: Rejection = Rejection {
-    status: "429 Too Many Requests",
-    headers: "Retry-After: 5\r\n",
-    body: "too many connections from your address (limits.connections_per_ip_max)",
-};
-
-const LOST: Rejection = Rejection {
-    status: "503 Service Unavailable",
-    headers: "Retry-After: 1\r\n",
-    body: "this server was taken for dead and is coming back as another node; try again",
-};
+const LOST: Rejection = Rejection::with_headers(
+    "lost",
+    "503 Service Unavailable",
+    "Retry-After: 1\r\n",
+    "this server was taken for dead and is coming back as another node; try again",
+);
 
 /// How draining ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +59,6 @@ pub(super) async fn run(listener: TcpListener, current: Current, stop: Cancellat
         sessions: sessions.clone(),
         refusals: TaskTracker::new(),
         stop: stop.clone(),
-        warned_ms: AtomicU64::new(0),
     };
     loop {
         tokio::select! {
@@ -116,7 +103,6 @@ struct Gate {
     sessions: TaskTracker,
     refusals: TaskTracker,
     stop: CancellationToken,
-    warned_ms: AtomicU64,
 }
 
 impl Gate {
@@ -126,7 +112,7 @@ impl Gate {
         let settings = node.settings.load_full();
         let (limits, ip) = (&settings.limits, peer.ip().to_canonical());
         if node.hold.is_lost() {
-            return self.refuse(socket, ip, &LOST);
+            return self.refuse(socket, ip, LOST);
         }
         match self.seats.take(ip, limits.connections_max, limits.connections_per_ip_max) {
             Ok(seat) => {
@@ -139,113 +125,56 @@ impl Gate {
         }
     }
 
-    fn refuse(&self, mut socket: TcpStream, ip: IpAddr, rejection: &'static Rejection) {
-        let (now_ms, warned_ms) = (self.current.load().now_ms(), self.warned_ms.load(Relaxed));
-        if now_ms.saturating_sub(warned_ms) >= WARNING_PAUSE_MS || warned_ms == 0 {
-            self.warned_ms.store(now_ms.max(1), Relaxed);
-            let by_ip = "behind a proxy all clients have its address: raise limits.connections_per_ip_max there";
-            let hint = if *rejection == FULL_FOR_IP { by_ip } else { "" };
-            tracing::warn!(%ip, reason = rejection.body, hint, "connections are refused");
-        }
+    fn refuse(&self, socket: TcpStream, ip: IpAddr, rejection: Rejection) {
+        let hint = if rejection.cause == FULL_FOR_IP.cause { "; behind a proxy name it in server.trusted_proxies" } else { "" };
+        self.current.load().refusals.note(rejection.cause, ip, &format!("{}{hint}", rejection.body));
         if self.refusals.len() < REFUSALS_MAX {
-            self.refusals.spawn(async move { handshake::refuse(&mut socket, rejection).await });
+            self.refusals.spawn(async move { handshake::refuse(&mut Stream::Plain(socket), &rejection).await });
         }
     }
 }
 
 /// Handshake and session of one socket.
-async fn serve(node: Arc<Node>, mut socket: TcpStream, seat: Seat, stop: CancellationToken, alive: TaskTrackerToken) {
+async fn serve(node: Arc<Node>, socket: TcpStream, seat: Seat, stop: CancellationToken, alive: TaskTrackerToken) {
+    // Boxed: what only the handshake needs would be kept for as long as the session lives.
+    let Some((task, socket)) = Box::pin(open(node, Stream::Plain(socket), seat.ip, stop, alive)).await else { return };
+    task.run(socket).await;
+}
+
+/// From a connection to a session; `None` when it was refused, and told so, or its client has left.
+async fn open(
+    node: Arc<Node>,
+    mut stream: Stream,
+    ip: IpAddr,
+    stop: CancellationToken,
+    alive: TaskTrackerToken,
+) -> Option<(SessionTask, Socket)> {
     let settings = node.settings.load_full();
-    let upgrading = Box::pin(stop.run_until_cancelled(handshake::upgrade(&mut socket, &settings.limits))).await;
-    let Some(upgraded) = upgrading else { return Box::pin(handshake::refuse(&mut socket, &head::DRAINING)).await };
-    let Some(upgraded) = upgraded else { return };
-    let id = match SessionId::random(&node.id) {
-        Ok(id) => id,
-        Err(error) => return tracing::error!(%error, "the system's random source failed; connection dropped"),
+    let reading = stop.run_until_cancelled(handshake::read(&mut stream, &settings)).await;
+    let request = match reading.unwrap_or(Err(Unanswered::Refused(head::DRAINING))) {
+        Ok(request) => request,
+        Err(Unanswered::Refused(rejection)) => {
+            node.refusals.note(rejection.cause, ip, &rejection.body);
+            handshake::refuse(&mut stream, &rejection).await;
+            return None;
+        }
+        Err(Unanswered::Gone) => return None,
     };
+    let id = SessionId::random(&node.id);
+    let id = id.inspect_err(|error| tracing::error!(%error, "the system's random source failed; connection dropped")).ok()?;
+    handshake::accept(&mut stream, &request, settings.limits.handshake_timeout).await.ok()?;
     let frame_bytes_max = usize::try_from(settings.limits.frame_in_max.as_u64()).unwrap_or(usize::MAX);
-    drop(settings);
-    let socket = Socket::open(socket, upgraded.rest, frame_bytes_max).await;
-    let session = Arc::new(Session::new(id, seat.ip, Arc::clone(&node.settings), node.now_ms()));
+    let socket = Socket::open(stream, request.rest, frame_bytes_max).await;
+    let session = Arc::new(Session::new(id, ip, Arc::clone(&node.settings), node.now_ms()));
     if !node.roster.admit(Arc::clone(&session)) {
         session.outlet.close(CloseCode::Draining, "this server is going away; connect again");
     }
-    SessionTask::new(node, session, upgraded.head, alive).run(socket).await;
-}
-
-/// Who sits where, for the limits.
-#[derive(Default)]
-struct Seats {
-    taken: Mutex<Taken>,
-}
-
-#[derive(Default)]
-struct Taken {
-    all: usize,
-    by_ip: HashMap<IpAddr, usize>,
-}
-
-impl Seats {
-    fn take(self: &Arc<Self>, ip: IpAddr, max: usize, per_ip_max: usize) -> Result<Seat, &'static Rejection> {
-        let key = network(ip);
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if taken.all >= max {
-            return Err(&FULL);
-        }
-        let here = taken.by_ip.entry(key).or_default();
-        if *here >= per_ip_max {
-            return Err(&FULL_FOR_IP);
-        }
-        *here += 1;
-        taken.all += 1;
-        Ok(Seat { seats: Arc::clone(self), ip, key })
-    }
-}
-
-/// One connection's place within the limits; dropping it gives it back.
-struct Seat {
-    seats: Arc<Seats>,
-    ip: IpAddr,
-    key: IpAddr,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut taken = self.seats.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.all -= 1;
-        if let Some(here) = taken.by_ip.get_mut(&self.key) {
-            *here -= 1;
-            if *here == 0 {
-                taken.by_ip.remove(&self.key);
-            }
-        }
-    }
-}
-
-/// What counts as one address: all of IPv4, the /64 of IPv6, which one client has to itself.
-fn network(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(_) => ip,
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) & (u128::MAX << 64))),
-    }
+    Some((SessionTask::new(node, session, request.head, alive), socket))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn seats_are_limited_in_all_and_per_network() {
-        let seats = Arc::new(Seats::default());
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let first = seats.take(ip("2001:db8::1"), 3, 1).unwrap();
-        assert_eq!(seats.take(ip("2001:db8::2"), 3, 1).err(), Some(&FULL_FOR_IP), "the same /64");
-        let _second = seats.take(ip("10.0.0.1"), 3, 1).unwrap();
-        let _third = seats.take(ip("10.0.0.2"), 3, 1).unwrap();
-        assert_eq!(seats.take(ip("10.0.0.3"), 3, 1).err(), Some(&FULL));
-        drop(first);
-        assert!(seats.take(ip("2001:db8::2"), 3, 1).is_ok());
-    }
 
     #[test]
     fn an_idle_socket_has_a_small_task() {

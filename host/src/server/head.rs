@@ -1,35 +1,43 @@
 //! The request head of a WebSocket upgrade: what it must say, and the HTTP answer when it does not.
 
+use std::borrow::Cow;
+
 use plugsocket_plugin::call::ConnectCall;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use crate::config::Settings;
 use crate::wire::ids::{NodeId, SessionId};
 
 /// Most header lines of an upgrade request.
 const HEADERS_COUNT_MAX: usize = 64;
-/// The paths clients connect to.
-const PATHS: [&str; 2] = ["/", "/ws"];
 
-/// A refused upgrade: the status line, further header lines, and a sentence for the person who sees it.
+/// A refused upgrade: why, the status line, further header lines, and a sentence for the person who sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rejection {
+    /// A word for metrics and log.
+    pub cause: &'static str,
     /// Status code and reason phrase.
     pub status: &'static str,
     /// Header lines, each ended by CRLF.
-    pub headers: &'static str,
+    pub headers: Cow<'static, str>,
     /// The body.
-    pub body: &'static str,
+    pub body: Cow<'static, str>,
 }
 
 impl Rejection {
     /// A refusal without further header lines.
-    pub const fn new(status: &'static str, body: &'static str) -> Self {
-        Self { status, headers: "", body }
+    pub const fn new(cause: &'static str, status: &'static str, body: &'static str) -> Self {
+        Self::with_headers(cause, status, "", body)
+    }
+
+    /// A refusal with further header lines, each ended by CRLF.
+    pub const fn with_headers(cause: &'static str, status: &'static str, headers: &'static str, body: &'static str) -> Self {
+        Self { cause, status, headers: Cow::Borrowed(headers), body: Cow::Borrowed(body) }
     }
 
     /// The whole HTTP response.
     pub fn response(&self) -> String {
-        let Self { status, headers, body } = self;
+        let Self { status, headers, body, .. } = self;
         let bytes = body.len() + 1;
         format!(
             "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {bytes}\r\n{headers}Connection: close\r\n\r\n{body}\n"
@@ -39,14 +47,15 @@ impl Rejection {
 
 /// Answer to a head that is over the limit.
 pub(crate) const TOO_LARGE: Rejection =
-    Rejection::new("431 Request Header Fields Too Large", "the request head is longer than this server accepts");
+    Rejection::new("too_large", "431 Request Header Fields Too Large", "the request head is longer than this server accepts");
 /// Answer to a head that does not come to its end.
-pub(crate) const TIMED_OUT: Rejection = Rejection::new("408 Request Timeout", "the request head did not arrive in time");
+pub(crate) const TIMED_OUT: Rejection = Rejection::new("timeout", "408 Request Timeout", "the request head did not arrive in time");
 /// Answer while the server shuts down.
 pub(crate) const DRAINING: Rejection =
-    Rejection { status: "503 Service Unavailable", headers: "Retry-After: 1\r\n", body: "this server is shutting down; connect again" };
+    Rejection::with_headers("draining", "503 Service Unavailable", "Retry-After: 1\r\n", "this server is shutting down; connect again");
 /// Answer to bytes that are not HTTP.
-pub(crate) const NOT_HTTP: Rejection = Rejection::new("400 Bad Request", "this port speaks plain HTTP and WebSocket (ws://), without TLS");
+pub(crate) const NOT_HTTP: Rejection =
+    Rejection::new("not_http", "400 Bad Request", "this port speaks plain HTTP and WebSocket (ws://), without TLS");
 
 /// A checked head: the bytes as they came, parsed again when the handler is asked.
 #[derive(Debug)]
@@ -57,7 +66,7 @@ impl Head {
     ///
     /// # Errors
     /// The [`Rejection`] to answer with.
-    pub fn check(bytes: &[u8], origins: &[String]) -> Result<(Self, String), Rejection> {
+    pub fn check(bytes: &[u8], settings: &Settings) -> Result<(Self, String), Rejection> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_COUNT_MAX];
         let mut request = httparse::Request::new(&mut headers);
         match request.parse(bytes) {
@@ -65,22 +74,22 @@ impl Head {
             Ok(httparse::Status::Complete(_)) if !has_bare_lf(bytes) => {}
             Err(httparse::Error::TooManyHeaders) => return Err(TOO_LARGE),
             Ok(_) | Err(_) => {
-                return Err(Rejection::new("400 Bad Request", "the request head is not valid HTTP/1.1"));
+                return Err(Rejection::new("bad_request", "400 Bad Request", "the request head is not valid HTTP/1.1"));
             }
         }
         let fields = Fields(request.headers);
         if request.method != Some("GET") {
-            return Err(Rejection { status: "405 Method Not Allowed", headers: "Allow: GET\r\n", body: "a WebSocket starts with GET" });
+            return Err(Rejection::with_headers("method", "405 Method Not Allowed", "Allow: GET\r\n", "a WebSocket starts with GET"));
         }
         if request.version != Some(1) {
-            return Err(Rejection::new("505 HTTP Version Not Supported", "a WebSocket starts with HTTP/1.1"));
+            return Err(Rejection::new("http_version", "505 HTTP Version Not Supported", "a WebSocket starts with HTTP/1.1"));
         }
         let path = request.path.unwrap_or_default().split('?').next().unwrap_or_default();
-        if !PATHS.contains(&path) {
-            return Err(Rejection::new("404 Not Found", "WebSocket clients connect to / or /ws"));
+        if !settings.server.paths.iter().any(|served| served == path) {
+            return Err(Rejection::new("path", "404 Not Found", "WebSocket clients connect to another path (see `server.paths`)"));
         }
         fields.check_upgrade()?;
-        fields.check_origin(origins)?;
+        fields.check_origin(&settings.limits.origins)?;
         let key = fields.key()?;
         Ok((Self(bytes.into()), derive_accept_key(key)))
     }
@@ -126,21 +135,21 @@ impl<'head> Fields<'head> {
     fn check_upgrade(&self) -> Result<(), Rejection> {
         const UPGRADE: &str = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
         if self.only("host").is_none_or(<[u8]>::is_empty) {
-            return Err(Rejection::new("400 Bad Request", "exactly one Host header is needed"));
+            return Err(Rejection::new("bad_request", "400 Bad Request", "exactly one Host header is needed"));
         }
         if !self.lists("upgrade", "websocket") {
             let body = "this is a WebSocket server: connect with a WebSocket client";
-            return Err(Rejection { status: "426 Upgrade Required", headers: UPGRADE, body });
+            return Err(Rejection::with_headers("no_upgrade", "426 Upgrade Required", UPGRADE, body));
         }
         if !self.lists("connection", "upgrade") {
             let body = "`Connection: Upgrade` is missing; a proxy in between may have removed it";
-            return Err(Rejection::new("400 Bad Request", body));
+            return Err(Rejection::new("bad_request", "400 Bad Request", body));
         }
         if self.only("sec-websocket-version") != Some(b"13") {
-            return Err(Rejection { status: "426 Upgrade Required", headers: UPGRADE, body: "Sec-WebSocket-Version must be 13" });
+            return Err(Rejection::with_headers("ws_version", "426 Upgrade Required", UPGRADE, "Sec-WebSocket-Version must be 13"));
         }
         if self.all("content-length").any(|value| value != b"0") || self.all("transfer-encoding").next().is_some() {
-            return Err(Rejection::new("400 Bad Request", "an upgrade request has no body"));
+            return Err(Rejection::new("bad_request", "400 Bad Request", "an upgrade request has no body"));
         }
         Ok(())
     }
@@ -150,9 +159,11 @@ impl<'head> Fields<'head> {
         let is_key = |key: &&[u8]| {
             key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/".contains(byte))
         };
-        self.only("sec-websocket-key")
-            .filter(is_key)
-            .ok_or(Rejection::new("400 Bad Request", "Sec-WebSocket-Key must be there once, with 16 bytes in base64"))
+        self.only("sec-websocket-key").filter(is_key).ok_or(Rejection::new(
+            "bad_request",
+            "400 Bad Request",
+            "Sec-WebSocket-Key must be there once, with 16 bytes in base64",
+        ))
     }
 
     fn check_origin(&self, allowed: &[String]) -> Result<(), Rejection> {
@@ -169,7 +180,7 @@ impl<'head> Fields<'head> {
         if is_allowed {
             Ok(())
         } else {
-            Err(Rejection::new("403 Forbidden", "pages of this origin may not connect (see `limits.origins`)"))
+            Err(Rejection::new("origin", "403 Forbidden", "pages of this origin may not connect (see `limits.origins`)"))
         }
     }
 }
@@ -201,13 +212,14 @@ mod tests {
                         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
     fn status(head: &str, origins: &[&str]) -> &'static str {
-        let origins: Vec<_> = origins.iter().map(|origin| (*origin).to_owned()).collect();
-        Head::check(head.as_bytes(), &origins).map_or_else(|rejection| &rejection.status[..3], |_| "101")
+        let mut settings = Settings::default();
+        settings.limits.origins = origins.iter().map(|origin| (*origin).to_owned()).collect();
+        Head::check(head.as_bytes(), &settings).map_or_else(|rejection| &rejection.status[..3], |_| "101")
     }
 
     #[test]
     fn the_rfc_example_passes() {
-        let (head, accept) = Head::check(GOOD.as_bytes(), &[]).unwrap();
+        let (head, accept) = Head::check(GOOD.as_bytes(), &Settings::default()).unwrap();
         assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         let node = NodeId::random().unwrap();
         let call = head.connect_call(&SessionId::random(&node).unwrap(), &node, "::1".to_owned());

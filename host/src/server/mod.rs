@@ -18,13 +18,16 @@ mod life;
 mod node;
 mod outlet;
 mod rate;
+mod refusals;
 mod registration;
 mod replace;
 mod roster;
 mod route;
+mod seats;
 mod session;
 mod sink;
 mod socket;
+mod stream;
 mod task;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::announce::Gates;
 use super::handler_calls::HandlerCalls;
 use super::hold::Hold;
+use super::refusals::Refusals;
 use super::roster::Roster;
 use crate::config::LiveSettings;
 use crate::plugin::Plugins;
@@ -36,6 +37,8 @@ pub(crate) struct Node {
     pub alive: TaskTracker,
     /// Whether it is surely ours.
     pub hold: Hold,
+    /// Who was not let in, or sent away, and why.
+    pub refusals: Refusals,
     started: Instant,
     is_receiving: AtomicBool,
 }
@@ -56,6 +59,7 @@ impl Node {
             calls: HandlerCalls::new(),
             alive: TaskTracker::new(),
             hold: Hold::default(),
+            refusals: Refusals::default(),
             started: Instant::now(),
             is_receiving: AtomicBool::new(false),
         }

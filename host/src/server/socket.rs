@@ -6,7 +6,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::{Sink, SinkExt, Stream};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
@@ -17,6 +16,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
 use super::handshake;
 use super::outlet::{Closing, Outgoing};
 use super::session::Session;
+use super::stream::Stream as Wire;
 use crate::wire::codes::CloseCode;
 
 /// tungstenite's own default is 128 KiB for each of the two, per connection.
@@ -80,7 +80,7 @@ pub(crate) enum Event {
 
 /// The socket, owned by its session's task.
 pub(crate) struct Socket {
-    stream: WebSocketStream<TcpStream>,
+    stream: WebSocketStream<Wire>,
     /// What is still to be sent of a long message.
     unsent: Bytes,
     is_unflushed: bool,
@@ -88,7 +88,7 @@ pub(crate) struct Socket {
 
 impl Socket {
     /// Takes an upgraded socket over. `rest` is what was read behind the request head.
-    pub async fn open(socket: TcpStream, rest: Vec<u8>, frame_bytes_max: usize) -> Self {
+    pub async fn open(socket: Wire, rest: Vec<u8>, frame_bytes_max: usize) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(WRITE_BUFFER_BYTES)
