@@ -124,6 +124,10 @@ impl Inbox for Door {
         self.0.record(Event::Scheduled(job, delay));
         Ok(())
     }
+
+    async fn set_aside(&self, _job: Job, _reason: &str, _version: &str) -> Result<(), QueueError> {
+        Ok(())
+    }
 }
 
 #[async_trait]

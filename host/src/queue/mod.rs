@@ -114,6 +114,12 @@ pub trait Inbox: Send + Sync {
     /// # Errors
     /// [`QueueError`] when it is not stored.
     async fn schedule(&self, job: Job, delay: Duration) -> Result<(), QueueError>;
+
+    /// Makes a dead letter of a message that was never in the queue. `version` as in [`Verdict::Dead`].
+    ///
+    /// # Errors
+    /// [`QueueError`] when it is not stored, or that is not known.
+    async fn set_aside(&self, job: Job, reason: &str, version: &str) -> Result<(), QueueError>;
 }
 
 /// A job with what is needed to settle it.

@@ -21,6 +21,7 @@ use crate::plugin::{Answer, Call, CallError, Interruptions};
 use crate::wire::codes::ErrorCode;
 use crate::wire::frame;
 use crate::wire::ids::SessionId;
+use crate::wire::job::Job;
 use crate::wire::json::Json;
 
 /// Why a connection ended whose node died or lost its lease.
@@ -119,6 +120,7 @@ pub(super) async fn fallback(node: &Arc<Node>, session: &Arc<Session>, message: 
         sleep(backoff(attempt + 1)).await;
     };
     tracing::warn!(session = %session.id, action = message.action, failure = %last, "fallback message given up");
+    set_aside(node, session, message, attempts_max, &last);
     let code = match last {
         CallFailure::NoHandler => ErrorCode::Unavailable,
         CallFailure::TimedOut => ErrorCode::Timeout,
@@ -127,6 +129,34 @@ pub(super) async fn fallback(node: &Arc<Node>, session: &Arc<Session>, message: 
     if is_first(session, message) {
         session.send_error(message.client_id.as_ref(), code, given_up_text(code));
     }
+}
+
+/// Keeps what was given up where an operator finds it, beside the jobs that were.
+fn set_aside(node: &Arc<Node>, session: &Session, message: &Fallback, attempts: u32, failure: &CallFailure) {
+    let job = Job {
+        session: session.id.clone(),
+        connection_id: Arc::clone(&message.connection_id),
+        user_id: message.user_id.clone(),
+        action: message.action.clone(),
+        sequence: message.sequence,
+        time_ms: message.time_ms,
+        client_id: message.client_id.clone(),
+        ip: session.ip.to_string(),
+        attempts,
+        unserved: 0,
+        scheduled_id: None,
+        data: message.data.clone(),
+    };
+    let version = node.plugins.handler().map(|handler| handler.version.to_string()).unwrap_or_default();
+    let reason = format!("the handler's fallback: {failure}");
+    let queue = node.queue.clone();
+    // Beside: neither its client nor the messages behind it wait for the queue.
+    node.calls.run_beside(async move {
+        let (message_id, action) = (job.message_id(), job.action.clone());
+        if let Err(error) = queue.inbox.set_aside(job, &reason, &version).await {
+            tracing::warn!(job = message_id, action, %error, "a fallback message that was given up has no dead letter");
+        }
+    });
 }
 
 fn given_up_text(code: ErrorCode) -> &'static str {

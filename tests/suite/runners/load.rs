@@ -61,12 +61,19 @@ async fn an_action_that_segfaults_on_one_message_in_five_hundred() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fallback_that_segfaults_on_one_message_in_five_hundred() {
     let mut app = App::start_on(Redis::start(), 1, 0, |config| {
-        sequence::with_tracer(config).with("server.handler", "tracer").with("server.handler_attempts", ATTEMPTS as i64)
+        sequence::with_tracer(config)
+            .with("queue_options.partitions", i64::from(super::PARTITIONS))
+            .with("server.handler", "tracer")
+            .with("server.handler_attempts", ATTEMPTS as i64)
     });
     let report = poisoned(&app, "fallback", app.servers[0].pid()).await;
     let lines = app.servers[0].lines();
     let count = |words: &[&str]| lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).count() as u64;
     assert_eq!(count(&["runner ended", "tracer", "SIGSEGV", "fallback"]), report.poisons * ATTEMPTS);
     assert_eq!(count(&["fallback message given up", "SIGSEGV"]), report.poisons);
+    eventually("a dead letter of each poison", PATIENCE, async || dead(&app).len() as u64 >= report.poisons).await;
+    let letters = dead(&app);
+    assert_eq!(letters.len() as u64, report.poisons, "{letters:?}");
+    assert!(letters.iter().all(|letter| letter.contains("SIGSEGV") && letter.contains("fallback")), "{letters:?}");
     assert!(app.servers[0].is_running());
 }

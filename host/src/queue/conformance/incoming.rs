@@ -21,6 +21,7 @@ on_both!(
     a_suspects_lonely_starts_are_counted,
     later_comes_back_with_its_attempts,
     dead_is_recorded,
+    what_was_never_queued_is_set_aside,
     old_dead_letters_go_when_another_comes,
     a_scheduled_job_comes_in_its_time,
     a_full_partition_refuses,
@@ -230,6 +231,14 @@ async fn dead_is_recorded(backend: Backend) {
     backend.queue.outbox.flush().await.unwrap();
     assert_eq!(backend.dead_letters(), [("a1".to_owned(), "no use".to_owned())]);
     assert!(consumer.take(1).await.unwrap().is_empty());
+}
+
+async fn what_was_never_queued_is_set_aside(backend: Backend) {
+    let consumer = backend.consumer().await;
+    let session = session(&NodeId::random().unwrap());
+    backend.queue.inbox.set_aside(job(&session, 1), "no use", "v").await.unwrap();
+    assert_eq!(backend.dead_letters(), [("a1".to_owned(), "no use".to_owned())]);
+    assert!(consumer.take(1).await.unwrap().is_empty(), "it does not run");
 }
 
 async fn a_scheduled_job_comes_in_its_time(backend: Backend) {

@@ -169,6 +169,20 @@ impl Shared {
     }
 }
 
+impl Shared {
+    fn set_aside(&self, partition: u32, job: Job, reason: String, version: &str) {
+        tracing::debug!(action = job.action, reason, version, "job set aside");
+        metrics::counter!("plugsocket_jobs_dead_total").increment(1);
+        let mut state = self.lock();
+        let Some(partition) = state.partitions.get_mut(partition as usize) else { return };
+        partition.dead.push_back((Instant::now(), job, reason));
+        let is_old = |dead: &VecDeque<(Instant, Job, String)>| dead.front().is_some_and(|(since, ..)| since.elapsed() > self.dead_age_max);
+        while partition.dead.len() > self.dead_max || is_old(&partition.dead) {
+            partition.dead.pop_front();
+        }
+    }
+}
+
 impl MemoryInbox {
     pub(super) fn new(options: &QueueOptions) -> Self {
         let partitions = (0..options.partitions.max(1)).map(|_| Partition::default()).collect();
@@ -229,6 +243,12 @@ impl Inbox for MemoryInbox {
             return Err(QueueError::Refused(format!("{LATER_MAX} jobs are scheduled already")));
         }
         self.0.put_later(job, delay);
+        Ok(())
+    }
+
+    async fn set_aside(&self, job: Job, reason: &str, version: &str) -> Result<(), QueueError> {
+        let partitions = u32::try_from(self.0.lock().partitions.len()).unwrap_or(u32::MAX);
+        self.0.set_aside(job.session.partition(partitions), job, reason.to_owned(), version);
         Ok(())
     }
 }
@@ -298,18 +318,7 @@ impl Consumer for MemoryConsumer {
             Verdict::Done => {}
             Verdict::Later { job, delay } => self.shared.put_later(*job, delay),
             Verdict::Dead { job, reason, version } => {
-                tracing::debug!(action = job.action, reason, version, "job set aside");
-                metrics::counter!("plugsocket_jobs_dead_total").increment(1);
-                let mut state = self.shared.lock();
-                if let Some((partition, _)) = state.partition(&receipt) {
-                    partition.dead.push_back((Instant::now(), *job, reason));
-                    let is_old = |dead: &VecDeque<(Instant, Job, String)>| {
-                        dead.front().is_some_and(|(since, ..)| since.elapsed() > self.shared.dead_age_max)
-                    };
-                    while partition.dead.len() > self.shared.dead_max || is_old(&partition.dead) {
-                        partition.dead.pop_front();
-                    }
-                }
+                self.shared.set_aside(receipt.partition, *job, reason, &version);
             }
         }
         if let Some((partition, entry)) = self.shared.lock().partition(&receipt) {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use redis::Cmd;
 use tokio::time;
 
@@ -15,7 +16,7 @@ use super::commands::{head, put};
 use super::consumer::RedisConsumer;
 use super::keys::GROUP;
 use super::pauses::Backoff;
-use super::scripts::{LATER, evalsha};
+use super::scripts::{DEAD, LATER, evalsha};
 use crate::queue::{Consumer, Full, Inbox, OnStored, QueueError};
 use crate::wire::ids::NodeId;
 use crate::wire::job::{JOB_FIELDS, Job};
@@ -107,6 +108,21 @@ pub(super) fn later_command(redis: &Redis, partition: u32, member: &[u8], delay:
     command
 }
 
+/// Makes a dead letter of `fields` and what the caller adds to them; `entry` is settled by it, empty for none.
+pub(super) fn dead_command(redis: &Redis, partition: u32, entry: &str, fields: &[&[u8]]) -> Cmd {
+    let (keys, options) = (redis.connector.keys(), &redis.options);
+    let age_max = u64::try_from(options.dead_age_max.as_millis()).unwrap_or(u64::MAX);
+    let mut command = evalsha(&DEAD, 2);
+    command.arg(keys.dead(partition)).arg(keys.incoming(partition));
+    command.arg(options.dead_max).arg(age_max).arg(entry).arg(GROUP).arg(fields);
+    command
+}
+
+/// A job's fields as a stream entry has them: names and values in turn.
+pub(super) fn job_fields(fields: &[Bytes; 8]) -> Vec<&[u8]> {
+    JOB_FIELDS.iter().zip(fields).flat_map(|(name, value)| [name.as_bytes(), &value[..]]).collect()
+}
+
 #[async_trait]
 impl Inbox for Redis {
     fn offer(&self, job: Job, on_stored: OnStored) -> Result<(), Full> {
@@ -150,5 +166,17 @@ impl Inbox for Redis {
         let member = later_member(&job, &self.unique())?;
         let command = later_command(self, job.session.partition(partitions), &member, delay, "");
         self.batcher.run(command).await.map(drop)
+    }
+
+    async fn set_aside(&self, job: Job, reason: &str, version: &str) -> Result<(), QueueError> {
+        let partitions = self.connector.partitions();
+        if partitions == 0 {
+            return Err(QueueError::Unreachable("not connected yet".to_owned()));
+        }
+        let mut command = dead_command(self, job.session.partition(partitions), "", &job_fields(&job.to_fields()));
+        command.arg("reason").arg(reason).arg("attempts").arg(job.attempts).arg("version").arg(version);
+        self.batcher.run(command).await?;
+        metrics::counter!("plugsocket_jobs_dead_total").increment(1);
+        Ok(())
     }
 }

@@ -25,6 +25,8 @@ pub(super) enum Mode {
 
 pub(super) struct TestQueue {
     pub mode: Mutex<Mode>,
+    /// What was set aside, and why.
+    pub dead: Mutex<Vec<(Job, String)>>,
     pub entries: Mutex<BTreeMap<String, Entry>>,
     /// Who has the id of the next connection, on another node.
     pub elsewhere: Mutex<Option<SessionId>>,
@@ -58,6 +60,7 @@ pub(super) fn open() -> Opened {
     let (up, health) = watch::channel(Health::Up);
     let inside = Arc::new(TestQueue {
         mode: Mutex::new(Mode::Answer(Stored::Yes)),
+        dead: Mutex::default(),
         entries: Mutex::default(),
         elsewhere: Mutex::default(),
         estate: Mutex::default(),
@@ -99,6 +102,11 @@ impl Inbox for TestQueue {
     }
 
     async fn schedule(&self, _job: Job, _delay: Duration) -> Result<(), QueueError> {
+        Ok(())
+    }
+
+    async fn set_aside(&self, job: Job, reason: &str, _version: &str) -> Result<(), QueueError> {
+        self.dead.lock().unwrap().push((job, reason.to_owned()));
         Ok(())
     }
 }

@@ -104,6 +104,10 @@ async fn a_failing_handler_is_tried_again_then_given_up() {
         .map(|(_, call)| call["meta"]["attempt"].as_u64().unwrap())
         .collect();
     assert_eq!(attempts, [1, 2, 1, 2]);
+    super::harness::until("a dead letter", || house.queue.dead.lock().unwrap().len() == 1).await;
+    let (job, reason) = house.queue.dead.lock().unwrap().remove(0);
+    assert_eq!((job.action.as_str(), job.sequence, job.attempts), ("a", 2, 2), "the one that was given up alone");
+    assert_eq!(reason, "the handler's fallback: boom");
 }
 
 #[tokio::test]

@@ -4,11 +4,8 @@ use std::sync::Arc;
 
 use super::RedisConsumer;
 use crate::queue::redis::batch::{Done, Write};
-use crate::queue::redis::inbox::{later_command, later_member};
-use crate::queue::redis::keys::GROUP;
-use crate::queue::redis::scripts::{DEAD, evalsha};
+use crate::queue::redis::inbox::{dead_command, job_fields, later_command, later_member};
 use crate::queue::{QueueError, Receipt, Verdict};
-use crate::wire::job::JOB_FIELDS;
 
 impl RedisConsumer {
     pub(super) async fn acknowledge(&self, partition: u32, entry: String) -> Result<(), QueueError> {
@@ -27,11 +24,7 @@ impl RedisConsumer {
         attempts: u32,
         version: &str,
     ) -> Result<(), QueueError> {
-        let keys = self.redis.connector.keys();
-        let mut command = evalsha(&DEAD, 2);
-        command.arg(keys.dead(receipt.partition)).arg(keys.incoming(receipt.partition));
-        let age_max = u64::try_from(self.redis.options.dead_age_max.as_millis()).unwrap_or(u64::MAX);
-        command.arg(self.redis.options.dead_max).arg(age_max).arg(&receipt.entry).arg(GROUP).arg(fields);
+        let mut command = dead_command(&self.redis, receipt.partition, &receipt.entry, fields);
         command.arg("reason").arg(reason).arg("attempts").arg(attempts).arg("version").arg(version);
         let done = self.settlement(receipt.partition, &receipt.entry);
         self.redis.batcher.send(Write::Command { command, done }).await
@@ -60,8 +53,7 @@ impl RedisConsumer {
                 // Somebody may put it back by hand.
                 self.holdings.forget(&job.session, job.sequence);
                 let fields = job.to_fields();
-                let flat: Vec<&[u8]> = JOB_FIELDS.iter().zip(&fields).flat_map(|(name, value)| [name.as_bytes(), &value[..]]).collect();
-                self.set_aside(receipt, &flat, &reason, job.attempts, &version).await
+                self.set_aside(receipt, &job_fields(&fields), &reason, job.attempts, &version).await
             }
         }
     }
