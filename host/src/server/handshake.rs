@@ -24,6 +24,8 @@ pub(crate) struct Request {
     pub head: Head,
     /// `Sec-WebSocket-Accept`.
     accept: String,
+    /// The one the answer names in `Sec-WebSocket-Protocol`; a token that comes as a subprotocol may set it.
+    pub subprotocol: Option<String>,
     /// What came behind the head: the client's first frames.
     pub rest: Vec<u8>,
 }
@@ -49,7 +51,8 @@ pub(crate) async fn read(stream: &mut Stream, settings: &Settings) -> Result<Req
     let (mut bytes, end) = reading.unwrap_or(Err(Unanswered::Refused(head::TIMED_OUT)))?;
     let rest = bytes.split_off(end).to_vec();
     let (head, accept) = Head::check(&bytes, settings).map_err(Unanswered::Refused)?;
-    Ok(Request { head, accept, rest })
+    let subprotocol = head.chosen_subprotocol(&settings.server.subprotocols);
+    Ok(Request { head, accept, subprotocol, rest })
 }
 
 /// Answers that from here on it is a WebSocket.
@@ -58,8 +61,12 @@ pub(crate) async fn read(stream: &mut Stream, settings: &Settings) -> Result<Req
 /// The client takes no answer, or not in time.
 pub(crate) async fn accept(stream: &mut Stream, request: &Request, limit: Duration) -> io::Result<()> {
     let accept = &request.accept;
-    let response =
-        format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n");
+    let mut response =
+        format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n");
+    if let Some(subprotocol) = &request.subprotocol {
+        response.push_str(&format!("Sec-WebSocket-Protocol: {subprotocol}\r\n"));
+    }
+    response.push_str("\r\n");
     timeout(limit, async {
         stream.write_all(response.as_bytes()).await?;
         stream.flush().await
