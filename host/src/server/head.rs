@@ -63,6 +63,10 @@ pub(crate) const DRAINING: Rejection =
 pub(crate) const NOT_HTTP: Rejection =
     Rejection::new("not_http", "400 Bad Request", "this port speaks plain HTTP and WebSocket (ws://), without TLS");
 
+/// Answer to bytes that are not TLS, where it is needed.
+pub(crate) const NOT_TLS: Rejection =
+    Rejection::new("not_tls", "400 Bad Request", "this port speaks TLS only: connect with wss:// (or https://), not ws://");
+
 /// A checked head: the bytes as they came, parsed again when the handler is asked.
 #[derive(Debug)]
 pub(crate) struct Head(Box<[u8]>);
@@ -288,7 +292,8 @@ mod tests {
 
     #[test]
     fn the_first_of_our_subprotocols_that_is_offered_is_chosen() {
-        let head = |lines: &str| Head::check(GOOD.replacen("Host:", &format!("{lines}Host:"), 1).as_bytes(), &Settings::default()).unwrap().0;
+        let head =
+            |lines: &str| Head::check(GOOD.replacen("Host:", &format!("{lines}Host:"), 1).as_bytes(), &Settings::default()).unwrap().0;
         let ours = ["chat.v2".to_owned(), "chat.v1".to_owned()];
         for (lines, expected) in [
             ("", None),
