@@ -123,10 +123,10 @@ impl Gate {
         let settings = node.settings.load_full();
         let (limits, ip) = (&settings.limits, proxies::ip_of(peer));
         if node.hold.is_lost() {
-            return self.refuse(socket, ip, LOST);
+            return self.refuse(socket, ip, &LOST);
         }
         if let Err(rejection) = self.admission.check(limits) {
-            return self.refuse(socket, ip, rejection);
+            return self.refuse(socket, ip, &rejection);
         }
         let seat = if proxies::is_trusted(ip, &settings.server.trusted_proxies) {
             self.seats.take_for_proxy(ip, limits.connections_max)
@@ -144,12 +144,12 @@ impl Gate {
                 let arrival = Arrival { socket, tls: self.tls.clone(), at: Instant::now() };
                 self.sessions.spawn(serve(node, arrival, seat, self.stop.clone(), alive));
             }
-            Err(rejection) => self.refuse(socket, ip, rejection),
+            Err(rejection) => self.refuse(socket, ip, &rejection),
         }
     }
 
     /// Says so at once, without reading what the client wants: to a client that wants TLS by an alert.
-    fn refuse(&self, socket: TcpStream, ip: IpAddr, rejection: Rejection) {
+    fn refuse(&self, socket: TcpStream, ip: IpAddr, rejection: &Rejection) {
         let hint = if rejection.cause == FULL_FOR_IP.cause { "; behind a proxy name it in server.trusted_proxies" } else { "" };
         self.current.load().refusals.note(rejection.cause, ip, &format!("{}{hint}", rejection.body));
         let is_writable = match &self.tls {

@@ -26,8 +26,9 @@ pub(crate) fn is_trusted(ip: IpAddr, trusted: &[IpNet]) -> bool {
 /// # Errors
 /// The answer to a header that can't be read, or when the two headers name different clients: one of them is then the client's own.
 pub(crate) fn origin(head: &Head, peer: IpAddr, trusted: &[IpNet]) -> Result<Origin, Rejection> {
-    let forwarded = head.joined("forwarded").map(|header| nodes(&header).and_then(|nodes| walk(nodes, peer, trusted)));
-    let listed = head.joined("x-forwarded-for").map(|header| walk(header.split(',').map(Cow::Borrowed).collect(), peer, trusted));
+    let forwarded = head.joined("forwarded").map(|header| nodes(&header).and_then(|nodes| walk(&nodes, peer, trusted)));
+    let listed =
+        head.joined("x-forwarded-for").map(|header| walk(&header.split(',').map(Cow::Borrowed).collect::<Vec<_>>(), peer, trusted));
     let named = |name: &str, why: String| bad(format!("the header {name} of a trusted proxy can't be read: {why}"));
     let forwarded = forwarded.transpose().map_err(|why| named("Forwarded", why))?;
     let listed = listed.transpose().map_err(|why| named("X-Forwarded-For", why))?;
@@ -46,7 +47,7 @@ fn bad(body: String) -> Rejection {
 }
 
 /// The last address that no trusted proxy has. What stands before it may have been made up by the client, and is not even read.
-fn walk(nodes: Vec<Cow<'_, str>>, peer: IpAddr, trusted: &[IpNet]) -> Result<Origin, String> {
+fn walk(nodes: &[Cow<'_, str>], peer: IpAddr, trusted: &[IpNet]) -> Result<Origin, String> {
     let mut hop = Origin::Hidden(peer);
     for node in nodes.iter().rev() {
         match address(node.trim())? {
