@@ -108,6 +108,9 @@ async fn a_renewed_certificate_is_taken_up_under_load() {
     std::fs::write(authority.file("served.pem"), "-----BEGIN CERT").unwrap();
     process.wait_line_after(mark, "the old certificate stays", START_PATIENCE);
     assert_eq!(shown(&authority, address(&url)).await, new);
+    authority.sign_for("served", "127.0.0.1", 2000, 2001);
+    process.wait_line_after(mark, "renew it", START_PATIENCE);
+    assert_eq!(shown(&authority, address(&url)).await, new, "one that has ended is not taken");
     echo(&mut clients, 4).await;
     for client in clients {
         client.close().await;
@@ -250,4 +253,19 @@ async fn an_idle_session_over_tls_costs_little_more() {
     }
     println!("an idle session: {:.1} KiB plain, {:.1} KiB over TLS", bytes[0], bytes[1]);
     assert!(bytes[1] < bytes[0] + 16.0, "{bytes:?} KiB for a session, plain and over TLS");
+}
+
+#[test]
+fn a_proxy_that_is_not_declared_is_told_of() {
+    let config = config().with("limits.handshake_timeout", "60s");
+    let process = Process::dev(&config);
+    let url = process.ws_url();
+    let connect = || TcpStream::connect(address(&url)).unwrap();
+    let mut sockets: Vec<_> = (0..199).map(|_| connect()).collect();
+    let is_told = || process.lines().iter().any(|line| line.contains("one address holds most connections"));
+    assert!(!is_told());
+    sockets.extend((0..9).map(|_| connect()));
+    let line = process.wait_line("one address holds most connections", PATIENCE);
+    assert!(line.contains("connections=200") && line.contains("server.trusted_proxies"), "{line}");
+    drop(sockets);
 }
