@@ -8,6 +8,7 @@ mod anew;
 mod bad_input;
 mod config;
 mod crash;
+mod door;
 mod drain;
 mod faults;
 mod flow;

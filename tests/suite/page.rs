@@ -123,3 +123,33 @@ async fn two_tabs_stay_connected_while_the_plugin_is_replaced_and_its_runners_ar
     }
     browser.close().await;
 }
+
+#[tokio::test]
+async fn the_page_chats_over_tls() {
+    let config = Config::chat("memory");
+    plugin::install(&plugin::chat(), &config.plugins_dir(), "chat");
+    let dev = Process::tool(&["dev", "--tls", "--config", config.path()]);
+    let url = dev.page_url();
+    assert!(dev.lines().iter().any(|line| line.contains("once and accept it")), "what to do in a browser is said");
+    let stranger = Browser::start().await;
+    let tab = stranger.open(&url).await;
+    let refused = format!(
+        "new Promise(done => {{ const socket = new WebSocket({:?}); socket.onerror = () => done('refused'); socket.onopen = () => done('open'); }})",
+        dev.wss_url()
+    );
+    assert_eq!(tab.evaluate(&refused).await, "refused", "nobody knows the certificate yet");
+    stranger.close().await;
+    let browser = Browser::start_with(&["--ignore-certificate-errors"]).await;
+    let (ada, bob) = (enter(&browser, &url, "ada").await, enter(&browser, &url, "bob").await);
+    say(&ada, "over tls").await;
+    wait_for(&bob, "over tls").await;
+    for tab in [&ada, &bob] {
+        assert_eq!(tab.errors(), Vec::<String>::new());
+    }
+    let address = dev.wss_url().replace("wss://", "https://");
+    let tab = browser.open(&address).await;
+    assert!(tab.text("body").await.contains("this is a WebSocket server"), "where a person accepts the certificate");
+    browser.close().await;
+    let key = config.state_dir().join("dev-tls.key");
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(key).unwrap().permissions()) & 0o777, 0o600);
+}

@@ -162,6 +162,11 @@ fn check_server(settings: &Settings) -> Result<(), Fault> {
     if server.paths.is_empty() || server.paths.iter().any(|path| !path.starts_with('/') || path.contains(['?', '#', ' '])) {
         return fault("paths", "must name at least one path, each beginning with / and without a query");
     }
+    let is_token =
+        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
+    if let Some(name) = server.subprotocols.iter().find(|name| !is_token(name)) {
+        return fault("subprotocols", &format!("`{name}` can't stand in a header: use letters, digits and - . _"));
+    }
     Ok(())
 }
 
@@ -202,6 +207,7 @@ fn positive(settings: &Settings) -> Result<(), Fault> {
         ("worker.attempts", worker.attempts as usize),
         ("limits.connections_max", limits.connections_max),
         ("limits.connections_per_ip_max", limits.connections_per_ip_max),
+        ("limits.accepts_burst", limits.accepts_burst as usize),
         ("limits.unanswered_max", limits.unanswered_max),
         ("limits.json_depth_max", limits.json_depth_max),
         ("limits.action_bytes_max", limits.action_bytes_max),

@@ -59,7 +59,7 @@ pub struct Limits {
     /// How long a client may take nothing while something waits for it.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
-    /// Time for the HTTP upgrade request.
+    /// Time for the TLS handshake and the HTTP upgrade request together.
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
     /// Longest HTTP upgrade request.

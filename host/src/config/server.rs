@@ -1,11 +1,12 @@
 //! `[server]`: the address for clients, who may come in, and the handler.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 /// When `connect` is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -38,6 +39,7 @@ pub struct ServerSettings {
     /// WebSocket subprotocols, the most wanted first; a client that offers several gets the first of ours.
     pub subprotocols: Vec<String>,
     /// Addresses or networks (`10.0.0.0/8`) whose `Forwarded` and `X-Forwarded-For` are believed.
+    #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
     /// With a certificate clients connect with `wss://` only.
     pub tls: ServerTlsSettings,
@@ -105,6 +107,15 @@ impl ServerSettings {
             ..self.clone()
         }
     }
+}
+
+/// Networks, or single addresses.
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let network = |text: &String| {
+        let parsed = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        parsed.map_err(|_| D::Error::custom(format!("`{text}` is no address and no network such as 10.0.0.0/8")))
+    };
+    Vec::<String>::deserialize(deserializer)?.iter().map(network).collect()
 }
 
 /// `[server.tls]`

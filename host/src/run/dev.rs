@@ -1,11 +1,11 @@
 //! `plugsocket dev`: server, worker and the memory queue in one process, with the demo page.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
 use clap::Args;
 
+use super::dev_tls;
 use super::process::{Process, announce, open_redis, plugin_reasons, server_readiness};
 use crate::config::{Common, Override};
 use crate::ops::http::Page;
@@ -20,6 +20,7 @@ use crate::{queue, worker};
 #[command(after_help = "Examples:
   plugsocket dev                                      # memory queue, no Redis needed
   plugsocket dev --set server.listen=127.0.0.1:9000
+  plugsocket dev --tls                                # wss:// with a certificate made for this machine
   plugsocket dev --queue redis://127.0.0.1:6379       # the same with Redis")]
 pub struct DevArgs {
     #[command(flatten)]
@@ -27,6 +28,9 @@ pub struct DevArgs {
     /// The queue: `memory`, or an address as in the config file (whose own `queue` is for server and worker).
     #[arg(long, default_value = "memory", value_name = "QUEUE")]
     queue: String,
+    /// Serves wss:// with a certificate of this machine's own, made and kept in `state_dir`, unless the config names one.
+    #[arg(long)]
+    tls: bool,
 }
 
 /// Runs both until a signal ends them: the server first, so that what its clients sent is still worked off.
@@ -35,7 +39,10 @@ pub struct DevArgs {
 /// A bad config; an address that is taken.
 pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let choice = Override { source: "--queue".to_owned(), key: "queue".to_owned(), value: args.queue };
-    let process = Process::start(&args.common, vec![choice])?;
+    let mut first = vec![choice];
+    let own = if args.tls { dev_tls::certificate(&args.common, &first)? } else { None };
+    first.extend(own.iter().flat_map(dev_tls::Certificate::overrides));
+    let process = Process::start(&args.common, first)?;
     let settings = process.settings.load_full();
     let ops = Process::bind_ops(settings.ops.listen, "ops.listen").await?;
     let queue = match settings.queue.as_str() {
@@ -46,7 +53,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let plugins: Arc<dyn Plugins> = Arc::clone(&registry) as _;
     let server = Server::bind(queue.clone(), Arc::clone(&plugins), Arc::clone(&process.settings), process.node.clone()).await?;
     let readiness = server_readiness(server.sessions(), &registry, &queue);
-    let ops = process.serve_ops(ops, &queue, readiness, demo_pages(server.local_addr()))?;
+    let ops = process.serve_ops(ops, &queue, readiness, demo_pages(&server.url()))?;
     process.keep_current(&registry)?;
     process.serve_control("dev", &registry).await;
     let worker_stop = process.end.child_token();
@@ -59,7 +66,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
         worked
     });
 
-    announce(&format!("listening on ws://{}/", server.local_addr()));
+    announce(&format!("listening on {}", server.url()));
     announce("worker ready");
     if let Some(ops) = ops {
         announce(&format!("ops on http://{ops}/"));
@@ -68,6 +75,9 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     announce(&format!("config from {}: actions, plugins, limits and log level apply when it is saved", args.common.config.display()));
     for reason in plugin_reasons(&registry) {
         announce(&format!("not ready: {reason}"));
+    }
+    if let Some(own) = &own {
+        announce(&own.advice(server.local_addr()));
     }
     if let Some(ops) = ops {
         announce(&format!("open http://{ops}/"));
@@ -82,9 +92,9 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
 }
 
 /// The demo page of the chat plugin, and where its socket is.
-fn demo_pages(server: SocketAddr) -> Vec<Page> {
+fn demo_pages(url: &str) -> Vec<Page> {
     let page = |path, content_type, body: &'static str| Page { path, content_type, body: Bytes::from_static(body.as_bytes()) };
-    let socket = format!("{{\"ws\":\"ws://{server}/\"}}");
+    let socket = format!("{{\"ws\":\"{url}\"}}");
     vec![
         page("/", "text/html; charset=utf-8", include_str!("../../../plugins/chat/web/index.html")),
         page("/style.css", "text/css; charset=utf-8", include_str!("../../../plugins/chat/web/style.css")),

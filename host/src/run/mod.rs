@@ -1,6 +1,7 @@
 //! Putting the rooms together: server, worker, and both in one process.
 
 pub mod dev;
+mod dev_tls;
 mod process;
 pub mod server;
 pub mod worker;

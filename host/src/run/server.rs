@@ -24,7 +24,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let ops = process.serve_ops(ops, &queue, readiness, Vec::new())?;
     process.keep_current(&registry)?;
     process.serve_control("server", &registry).await;
-    announce(&format!("listening on ws://{}/", server.local_addr()));
+    announce(&format!("listening on {}", server.url()));
     if let Some(ops) = ops {
         announce(&format!("ops on http://{ops}/"));
     }

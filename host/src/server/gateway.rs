@@ -10,16 +10,20 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::admission::Admission;
 use super::handshake::Unanswered;
-use super::head::{self, Rejection};
+use super::head::{self, Head, NOT_TLS, Rejection};
 use super::life::{self, Stops};
 use super::node::{Current, Node};
+use super::proxies::{self, Origin};
 use super::seats::{FULL_FOR_IP, Seat, Seats};
 use super::session::Session;
 use super::socket::Socket;
 use super::stream::Stream;
 use super::task::SessionTask;
+use super::tls::{Insecure, TURNED_AWAY, Tls};
 use super::{cleaner, handshake, heartbeat, ticker};
+use crate::config::Settings;
 use crate::wire::codes::CloseCode;
 use crate::wire::ids::SessionId;
 
@@ -45,7 +49,7 @@ pub struct Drained {
 }
 
 /// Accepts until `stop` fires, then waits at most `server.drain_timeout` for sessions and their `disconnect` calls.
-pub(super) async fn run(listener: TcpListener, current: Current, stop: CancellationToken) -> Drained {
+pub(super) async fn run(listener: TcpListener, current: Current, tls: Option<Arc<Tls>>, stop: CancellationToken) -> Drained {
     let (sessions, parts, parts_stop) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
     let retired = TaskTracker::new();
     let stops = Stops { drain: stop.child_token(), end: parts_stop.clone() };
@@ -53,8 +57,13 @@ pub(super) async fn run(listener: TcpListener, current: Current, stop: Cancellat
     parts.spawn(heartbeat::run(Arc::clone(&current), parts_stop.clone()));
     parts.spawn(ticker::run(Arc::clone(&current), stop.child_token()));
     parts.spawn(cleaner::run(Arc::clone(&current), stop.child_token()));
+    if let Some(tls) = &tls {
+        parts.spawn(Arc::clone(tls).follow(parts_stop.clone()));
+    }
     let gate = Gate {
         current: Arc::clone(&current),
+        tls,
+        admission: Admission::default(),
         seats: Arc::default(),
         sessions: sessions.clone(),
         refusals: TaskTracker::new(),
@@ -99,6 +108,8 @@ pub(super) async fn run(listener: TcpListener, current: Current, stop: Cancellat
 
 struct Gate {
     current: Current,
+    tls: Option<Arc<Tls>>,
+    admission: Admission,
     seats: Arc<Seats>,
     sessions: TaskTracker,
     refusals: TaskTracker,
@@ -110,48 +121,81 @@ impl Gate {
         metrics::counter!("plugsocket_connections_accepted_total").increment(1);
         let node = self.current.load_full();
         let settings = node.settings.load_full();
-        let (limits, ip) = (&settings.limits, peer.ip().to_canonical());
+        let (limits, ip) = (&settings.limits, proxies::ip_of(peer));
         if node.hold.is_lost() {
-            return self.refuse(socket, ip, LOST);
+            return self.refuse(socket, ip, &LOST);
         }
-        match self.seats.take(ip, limits.connections_max, limits.connections_per_ip_max) {
+        if let Err(rejection) = self.admission.check(limits) {
+            return self.refuse(socket, ip, &rejection);
+        }
+        let seat = if proxies::is_trusted(ip, &settings.server.trusted_proxies) {
+            self.seats.take_for_proxy(ip, limits.connections_max)
+        } else {
+            self.seats.take(ip, limits.connections_max, limits.connections_per_ip_max)
+        };
+        match seat {
             Ok(seat) => {
+                if let Some(connections) = self.seats.crowd(ip) {
+                    tracing::warn!(%ip, connections, "one address holds most connections: if it is a proxy, name it in server.trusted_proxies");
+                }
                 // Frames are batched before they are written; waiting for more would only delay them.
                 let _ = socket.set_nodelay(true);
                 let alive = node.alive.token();
-                self.sessions.spawn(serve(node, socket, seat, self.stop.clone(), alive));
+                let arrival = Arrival { socket, tls: self.tls.clone(), at: Instant::now() };
+                self.sessions.spawn(serve(node, arrival, seat, self.stop.clone(), alive));
             }
-            Err(rejection) => self.refuse(socket, ip, rejection),
+            Err(rejection) => self.refuse(socket, ip, &rejection),
         }
     }
 
-    fn refuse(&self, socket: TcpStream, ip: IpAddr, rejection: Rejection) {
+    /// Says so at once, without reading what the client wants: to a client that wants TLS by an alert.
+    fn refuse(&self, socket: TcpStream, ip: IpAddr, rejection: &Rejection) {
         let hint = if rejection.cause == FULL_FOR_IP.cause { "; behind a proxy name it in server.trusted_proxies" } else { "" };
         self.current.load().refusals.note(rejection.cause, ip, &format!("{}{hint}", rejection.body));
-        if self.refusals.len() < REFUSALS_MAX {
-            self.refusals.spawn(async move { handshake::refuse(&mut Stream::Plain(socket), &rejection).await });
+        let is_writable = match &self.tls {
+            Some(_) => socket.try_write(&TURNED_AWAY).is_ok(),
+            None => socket.try_write(rejection.response().as_bytes()).is_ok(),
+        };
+        if is_writable && self.refusals.len() < REFUSALS_MAX {
+            self.refusals.spawn(async move { handshake::let_read(&mut Stream::Plain(socket)).await });
         }
     }
 }
 
+/// A socket that may come in.
+struct Arrival {
+    socket: TcpStream,
+    tls: Option<Arc<Tls>>,
+    at: Instant,
+}
+
 /// Handshake and session of one socket.
-async fn serve(node: Arc<Node>, socket: TcpStream, seat: Seat, stop: CancellationToken, alive: TaskTrackerToken) {
+async fn serve(node: Arc<Node>, arrival: Arrival, mut seat: Seat, stop: CancellationToken, alive: TaskTrackerToken) {
     // Boxed: what only the handshake needs would be kept for as long as the session lives.
-    let Some((task, socket)) = Box::pin(open(node, Stream::Plain(socket), seat.ip, stop, alive)).await else { return };
+    let Some((task, socket)) = Box::pin(open(node, arrival, &mut seat, stop, alive)).await else { return };
     task.run(socket).await;
 }
 
 /// From a connection to a session; `None` when it was refused, and told so, or its client has left.
 async fn open(
     node: Arc<Node>,
-    mut stream: Stream,
-    ip: IpAddr,
+    arrival: Arrival,
+    seat: &mut Seat,
     stop: CancellationToken,
     alive: TaskTrackerToken,
 ) -> Option<(SessionTask, Socket)> {
     let settings = node.settings.load_full();
-    let reading = stop.run_until_cancelled(handshake::read(&mut stream, &settings)).await;
-    let request = match reading.unwrap_or(Err(Unanswered::Refused(head::DRAINING))) {
+    let at = arrival.at;
+    let deadline = at + settings.limits.handshake_timeout;
+    let mut stream = stop.run_until_cancelled(secure(&node, arrival, seat.ip, deadline)).await??;
+    let reading = stop.run_until_cancelled(handshake::read(&mut stream, &settings, deadline)).await;
+    let reading = reading.unwrap_or(Err(Unanswered::Refused(head::DRAINING)));
+    let placed = reading.and_then(|request| {
+        let settled = settle(seat, &request.head, &settings).map_err(Unanswered::Refused);
+        settled.map(|()| request)
+    });
+    let ip = seat.ip;
+    let request = match placed {
         Ok(request) => request,
         Err(Unanswered::Refused(rejection)) => {
             node.refusals.note(rejection.cause, ip, &rejection.body);
@@ -163,6 +207,7 @@ async fn open(
     let id = SessionId::random(&node.id);
     let id = id.inspect_err(|error| tracing::error!(%error, "the system's random source failed; connection dropped")).ok()?;
     handshake::accept(&mut stream, &request, settings.limits.handshake_timeout).await.ok()?;
+    metrics::histogram!("plugsocket_handshake_seconds").record(at.elapsed().as_secs_f64());
     let frame_bytes_max = usize::try_from(settings.limits.frame_in_max.as_u64()).unwrap_or(usize::MAX);
     let socket = Socket::open(stream, request.rest, frame_bytes_max).await;
     let session = Arc::new(Session::new(id, ip, Arc::clone(&node.settings), node.now_ms()));
@@ -170,6 +215,38 @@ async fn open(
         session.outlet.close(CloseCode::Draining, "this server is going away; connect again");
     }
     Some((SessionTask::new(node, session, request.head, alive), socket))
+}
+
+/// TLS, where it is spoken; `None` when there is none with this client, who has been told then.
+async fn secure(node: &Node, arrival: Arrival, ip: IpAddr, deadline: Instant) -> Option<Stream> {
+    let Some(tls) = arrival.tls else { return Some(Stream::Plain(arrival.socket)) };
+    match tls.accept(arrival.socket, deadline).await {
+        Ok(stream) => return Some(stream),
+        Err(Insecure::Plain(socket)) => {
+            node.refusals.note(NOT_TLS.cause, ip, &NOT_TLS.body);
+            handshake::refuse(&mut Stream::Plain(socket), &NOT_TLS).await;
+        }
+        Err(Insecure::Failed(why)) => node.refusals.note("tls", ip, &format!("no TLS with this client: {why}")),
+        Err(Insecure::TimedOut) => node.refusals.note("timeout", ip, "the TLS handshake did not come to its end in time"),
+        Err(Insecure::Gone) => {}
+    }
+    None
+}
+
+/// Behind a trusted proxy: finds the client's address, and lets it take its place.
+fn settle(seat: &mut Seat, head: &Head, settings: &Settings) -> Result<(), Rejection> {
+    let trusted = &settings.server.trusted_proxies;
+    if trusted.is_empty() || !proxies::is_trusted(seat.ip, trusted) {
+        return Ok(());
+    }
+    match proxies::origin(head, seat.ip, trusted)? {
+        Origin::Client(ip) => seat.move_to(ip, settings.limits.connections_per_ip_max),
+        // Clients that can't be told apart share no limit of their own: one of them would use up the place of all.
+        Origin::Hidden(ip) => {
+            seat.ip = ip;
+            Ok(())
+        }
+    }
 }
 
 #[cfg(test)]

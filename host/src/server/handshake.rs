@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::head::{self, Head, Rejection};
 use super::stream::Stream;
@@ -24,6 +24,8 @@ pub(crate) struct Request {
     pub head: Head,
     /// `Sec-WebSocket-Accept`.
     accept: String,
+    /// The one the answer names in `Sec-WebSocket-Protocol`; a token that comes as a subprotocol may set it.
+    pub subprotocol: Option<String>,
     /// What came behind the head: the client's first frames.
     pub rest: Vec<u8>,
 }
@@ -36,20 +38,20 @@ pub(crate) enum Unanswered {
     Gone,
 }
 
-/// Reads the request head and checks it; answers nothing yet.
+/// Reads the request head, until `deadline`, and checks it; answers nothing yet.
 ///
 /// Dropping the future leaves the client without an answer.
 ///
 /// # Errors
 /// [`Unanswered`]
-pub(crate) async fn read(stream: &mut Stream, settings: &Settings) -> Result<Request, Unanswered> {
-    let limits = &settings.limits;
-    let head_bytes_max = usize::try_from(limits.headers_max.as_u64()).unwrap_or(usize::MAX);
-    let reading = timeout(limits.handshake_timeout, read_head(stream, head_bytes_max)).await;
+pub(crate) async fn read(stream: &mut Stream, settings: &Settings, deadline: Instant) -> Result<Request, Unanswered> {
+    let head_bytes_max = usize::try_from(settings.limits.headers_max.as_u64()).unwrap_or(usize::MAX);
+    let reading = timeout_at(deadline, read_head(stream, head_bytes_max)).await;
     let (mut bytes, end) = reading.unwrap_or(Err(Unanswered::Refused(head::TIMED_OUT)))?;
     let rest = bytes.split_off(end).to_vec();
     let (head, accept) = Head::check(&bytes, settings).map_err(Unanswered::Refused)?;
-    Ok(Request { head, accept, rest })
+    let subprotocol = head.chosen_subprotocol(&settings.server.subprotocols);
+    Ok(Request { head, accept, subprotocol, rest })
 }
 
 /// Answers that from here on it is a WebSocket.
@@ -58,8 +60,12 @@ pub(crate) async fn read(stream: &mut Stream, settings: &Settings) -> Result<Req
 /// The client takes no answer, or not in time.
 pub(crate) async fn accept(stream: &mut Stream, request: &Request, limit: Duration) -> io::Result<()> {
     let accept = &request.accept;
-    let response =
-        format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n");
+    let mut response =
+        format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n");
+    if let Some(subprotocol) = &request.subprotocol {
+        response.push_str(&format!("Sec-WebSocket-Protocol: {subprotocol}\r\n"));
+    }
+    response.push_str("\r\n");
     timeout(limit, async {
         stream.write_all(response.as_bytes()).await?;
         stream.flush().await
@@ -74,6 +80,11 @@ pub(crate) async fn refuse(stream: &mut Stream, rejection: &Rejection) {
         linger(stream).await
     })
     .await;
+}
+
+/// Lets the client of a socket that has been answered already read that before it is closed.
+pub(crate) async fn let_read(stream: &mut Stream) {
+    let _ = timeout(LINGER_TIMEOUT, linger(stream)).await;
 }
 
 /// Ends our side and reads on, bounded, until the client ends its own: closing a socket with unread input makes the kernel send a reset, which

@@ -50,12 +50,22 @@ pub(crate) const TOO_LARGE: Rejection =
     Rejection::new("too_large", "431 Request Header Fields Too Large", "the request head is longer than this server accepts");
 /// Answer to a head that does not come to its end.
 pub(crate) const TIMED_OUT: Rejection = Rejection::new("timeout", "408 Request Timeout", "the request head did not arrive in time");
+/// Answer to HTTP/1.0 and HTTP/2.
+const HTTP_VERSION: Rejection = Rejection::new(
+    "http_version",
+    "505 HTTP Version Not Supported",
+    "a WebSocket starts with HTTP/1.1; a proxy in between must speak HTTP/1.1 to this server",
+);
 /// Answer while the server shuts down.
 pub(crate) const DRAINING: Rejection =
     Rejection::with_headers("draining", "503 Service Unavailable", "Retry-After: 1\r\n", "this server is shutting down; connect again");
 /// Answer to bytes that are not HTTP.
 pub(crate) const NOT_HTTP: Rejection =
     Rejection::new("not_http", "400 Bad Request", "this port speaks plain HTTP and WebSocket (ws://), without TLS");
+
+/// Answer to bytes that are not TLS, where it is needed.
+pub(crate) const NOT_TLS: Rejection =
+    Rejection::new("not_tls", "400 Bad Request", "this port speaks TLS only: connect with wss:// (or https://), not ws://");
 
 /// A checked head: the bytes as they came, parsed again when the handler is asked.
 #[derive(Debug)]
@@ -73,6 +83,8 @@ impl Head {
             // The parser takes a bare LF for the end of a line, a proxy in front may not: then the two would see different headers.
             Ok(httparse::Status::Complete(_)) if !has_bare_lf(bytes) => {}
             Err(httparse::Error::TooManyHeaders) => return Err(TOO_LARGE),
+            // HTTP/2 without TLS begins so.
+            Err(httparse::Error::Version) => return Err(HTTP_VERSION),
             Ok(_) | Err(_) => {
                 return Err(Rejection::new("bad_request", "400 Bad Request", "the request head is not valid HTTP/1.1"));
             }
@@ -82,9 +94,13 @@ impl Head {
             return Err(Rejection::with_headers("method", "405 Method Not Allowed", "Allow: GET\r\n", "a WebSocket starts with GET"));
         }
         if request.version != Some(1) {
-            return Err(Rejection::new("http_version", "505 HTTP Version Not Supported", "a WebSocket starts with HTTP/1.1"));
+            return Err(HTTP_VERSION);
         }
         let path = request.path.unwrap_or_default().split('?').next().unwrap_or_default();
+        if !path.starts_with('/') {
+            let body = "the request must name a path, such as /ws: this server is no proxy";
+            return Err(Rejection::new("target", "400 Bad Request", body));
+        }
         if !settings.server.paths.iter().any(|served| served == path) {
             return Err(Rejection::new("path", "404 Not Found", "WebSocket clients connect to another path (see `server.paths`)"));
         }
@@ -92,6 +108,23 @@ impl Head {
         fields.check_origin(&settings.limits.origins)?;
         let key = fields.key()?;
         Ok((Self(bytes.into()), derive_accept_key(key)))
+    }
+
+    /// The first of `ours` that the client offers.
+    pub fn chosen_subprotocol(&self, ours: &[String]) -> Option<String> {
+        // Almost nobody asks for any.
+        let offered = (!ours.is_empty()).then(|| self.joined("sec-websocket-protocol"))??;
+        ours.iter().find(|own| offered.split(',').any(|offer| offer.trim() == own.as_str())).cloned()
+    }
+
+    /// All values of a header, joined by commas, which makes the same list of them; `None` when it is missing.
+    pub fn joined(&self, name: &'static str) -> Option<String> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_COUNT_MAX];
+        let mut request = httparse::Request::new(&mut headers);
+        // It parsed when it was checked.
+        let _ = request.parse(&self.0);
+        let values: Vec<_> = Fields(request.headers).all(name).map(String::from_utf8_lossy).collect();
+        (!values.is_empty()).then(|| values.join(","))
     }
 
     /// What the handler is told of the request, without `data`.
@@ -232,7 +265,10 @@ mod tests {
         for (from, to, expected) in [
             ("GET", "POST", "405"),
             ("HTTP/1.1", "HTTP/1.0", "505"),
+            ("HTTP/1.1", "HTTP/2.0", "505"),
             ("/ws", "/wss", "404"),
+            ("/ws", "http://chat.example/ws", "400"),
+            ("/ws", "*", "400"),
             ("Host: chat.example:8000\r\n", "", "400"),
             ("Upgrade: WebSocket\r\n", "", "426"),
             ("keep-alive, Upgrade", "keep-alive", "400"),
@@ -252,6 +288,24 @@ mod tests {
             assert_eq!(status(&GOOD.replacen(from, to, 1), &[]), expected, "{from} → {to}");
         }
         assert_eq!(status(&GOOD.replacen("Host:", &format!("{}Host:", "A: b\r\n".repeat(64)), 1), &[]), "431");
+    }
+
+    #[test]
+    fn the_first_of_our_subprotocols_that_is_offered_is_chosen() {
+        let head =
+            |lines: &str| Head::check(GOOD.replacen("Host:", &format!("{lines}Host:"), 1).as_bytes(), &Settings::default()).unwrap().0;
+        let ours = ["chat.v2".to_owned(), "chat.v1".to_owned()];
+        for (lines, expected) in [
+            ("", None),
+            ("Sec-WebSocket-Protocol: other\r\n", None),
+            ("Sec-WebSocket-Protocol: CHAT.V1\r\n", None),
+            ("Sec-WebSocket-Protocol: chat.v1\r\n", Some("chat.v1")),
+            ("Sec-WebSocket-Protocol: chat.v1, x, chat.v2\r\n", Some("chat.v2")),
+            ("Sec-WebSocket-Protocol: chat.v1\r\nSec-WebSocket-Protocol: chat.v2\r\n", Some("chat.v2")),
+        ] {
+            assert_eq!(head(lines).chosen_subprotocol(&ours).as_deref(), expected, "{lines}");
+        }
+        assert_eq!(head("Sec-WebSocket-Protocol: chat.v1\r\n").chosen_subprotocol(&[]), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The way of a message: `gateway` accepts, `handshake` upgrades, `task` reads, `route` decides, the queue or `handler_calls` takes it.
 //! The way back: `delivery` receives, `roster` finds the sessions, `outlet` holds the frames, `socket` writes them.
 
+mod admission;
 mod announce;
 mod cleaner;
 mod delivery;
@@ -17,6 +18,7 @@ mod ledger;
 mod life;
 mod node;
 mod outlet;
+mod proxies;
 mod rate;
 mod refusals;
 mod registration;
@@ -32,6 +34,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod ticker;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::gateway::Drained;
 use self::node::{Current, Node};
+pub use self::tls::{CertificateError, check_certificate};
 use crate::config::LiveSettings;
 use crate::plugin::Plugins;
 use crate::queue::Queue;
@@ -60,6 +64,9 @@ pub enum ServerError {
         #[source]
         source: std::io::Error,
     },
+    /// The certificate can't be served.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
 }
 
 /// A server that listens and does not accept yet.
@@ -67,19 +74,28 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     current: Current,
+    tls: Option<Arc<tls::Tls>>,
 }
 
 impl Server {
-    /// Binds `server.listen`, port 0 included. Clients may connect from here on; they are served once [`Self::run`] runs.
+    /// Loads the certificate, when one is configured, and binds `server.listen`, port 0 included. Clients may connect from here on; they are served once [`Self::run`] runs.
     ///
     /// # Errors
-    /// [`ServerError::Bind`]
+    /// [`ServerError`]
     pub async fn bind(queue: Queue, plugins: Arc<dyn Plugins>, settings: LiveSettings, node: NodeId) -> Result<Self, ServerError> {
         let address = settings.load().server.listen;
+        let tls = tls::Tls::open(&settings.load().server.tls)?.map(Arc::new);
         let bind_error = |source| ServerError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(bind_error)?;
         let address = listener.local_addr().map_err(bind_error)?;
-        Ok(Self { listener, address, current: Arc::new(ArcSwap::from_pointee(Node::new(node, queue, plugins, settings))) })
+        Ok(Self { listener, address, current: Arc::new(ArcSwap::from_pointee(Node::new(node, queue, plugins, settings))), tls })
+    }
+
+    /// Where clients connect: `ws://…/`, or `wss://…/` with a certificate.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "wss" } else { "ws" };
+        format!("{scheme}://{}/", self.address)
     }
 
     /// The address that was bound.
@@ -99,7 +115,7 @@ impl Server {
     ///
     /// Cancel by firing `stop`, not by dropping the future: dropping leaves sessions running.
     pub async fn run(self, stop: CancellationToken) -> Drained {
-        gateway::run(self.listener, self.current, stop).await
+        gateway::run(self.listener, self.current, self.tls, stop).await
     }
 }
 

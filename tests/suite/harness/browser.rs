@@ -64,9 +64,17 @@ impl Browser {
     /// # Panics
     /// When no browser is installed, or it does not start: a test that needs a browser never passes without one.
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts one with further flags.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_with(flags: &[&str]) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let mut command = Command::new(find());
-        command.args(FLAGS).arg(format!("--user-data-dir={}", profile.path().display())).arg("about:blank");
+        command.args(FLAGS).args(flags).arg(format!("--user-data-dir={}", profile.path().display())).arg("about:blank");
         let process = Process::spawn("browser", command);
         let line = process.wait_line("DevTools listening on ws://", START_PATIENCE);
         let url = line.split("DevTools listening on ").last().unwrap().trim();

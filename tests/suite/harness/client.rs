@@ -5,14 +5,21 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::PATIENCE;
+use super::authority::Authority;
+
+/// What a connection runs on: TCP, or TLS over it.
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 /// How the server closed a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +32,7 @@ pub struct Closed {
 
 /// One connection. Frames that were not waited for stay in order in its inbox.
 pub struct Client {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: WebSocketStream<Box<dyn Wire>>,
     inbox: VecDeque<Value>,
     next_id: u64,
     closed: Option<Closed>,
@@ -46,13 +53,34 @@ impl Client {
     /// # Errors
     /// Why there is no connection: `HTTP <status>` for a refused upgrade, otherwise the error's text.
     pub async fn try_connect(url: &str, headers: &[(&'static str, &str)]) -> Result<Self, String> {
+        Self::open(url, headers, None).await
+    }
+
+    /// As [`Self::try_connect`], to a `wss://` address whose certificate is signed by `authority`.
+    ///
+    /// # Errors
+    /// As [`Self::try_connect`].
+    pub async fn try_connect_tls(url: &str, authority: &Authority) -> Result<Self, String> {
+        Self::open(url, &[], Some(authority)).await
+    }
+
+    async fn open(url: &str, headers: &[(&'static str, &str)], authority: Option<&Authority>) -> Result<Self, String> {
         let mut request = url.into_client_request().map_err(|error| error.to_string())?;
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
         // The default read buffer is 128 KiB for each of perhaps a thousand connections.
         let settings = WebSocketConfig::default().read_buffer_size(4096);
-        match tokio::time::timeout(PATIENCE, connect_async_with_config(request, Some(settings), false)).await {
+        let address = request.uri().authority().map(ToString::to_string).ok_or("an address without a host")?;
+        let connecting = async {
+            let socket = TcpStream::connect(address).await?;
+            let wire: Box<dyn Wire> = match authority {
+                Some(authority) => Box::new(authority.connect(socket, &[]).await?),
+                None => Box::new(socket),
+            };
+            client_async_with_config(request, wire, Some(settings)).await
+        };
+        match tokio::time::timeout(PATIENCE, connecting).await {
             Ok(Ok((socket, _))) => Ok(Self { socket, inbox: VecDeque::new(), next_id: 1, closed: None, patience: PATIENCE }),
             Ok(Err(Error::Http(response))) => Err(format!("HTTP {}", response.status().as_u16())),
             Ok(Err(error)) => Err(error.to_string()),

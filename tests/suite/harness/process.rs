@@ -157,6 +157,11 @@ impl Process {
         self.announced("listening on ", "ws://")
     }
 
+    /// As [`Self::ws_url`], of a server with a certificate.
+    pub fn wss_url(&self) -> String {
+        self.announced("listening on ", "wss://")
+    }
+
     /// The ops listener's address, from its ready line: `http://127.0.0.1:<port>/`.
     pub fn ops_url(&self) -> String {
         self.announced("ops on ", "http://")

@@ -1,5 +1,6 @@
 //! The server over real sockets.
 
+mod door;
 mod dying;
 mod ending;
 mod harness;

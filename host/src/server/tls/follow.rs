@@ -1,0 +1,137 @@
+//! Follows the certificate's files: a renewed pair is taken up while sockets stay open, a bad one is told and not taken.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::certificate::{Certificate, CertificateError, Files, when};
+use super::{Tls, note, now};
+
+/// Pause between two looks at the files.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// A file that reads the same after this long is at rest.
+const REST: Duration = Duration::from_millis(200);
+/// Whoever renews writes one file after the other: a pair that does not fit is told only after this long.
+const FIT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Seconds.
+pub(super) const DAY: i64 = 24 * 3600;
+/// Days before its end in which a certificate is warned of.
+const WARNING_DAYS: i64 = 14;
+
+/// What the looks have seen so far.
+struct Watch {
+    /// Of the pair that is served.
+    served: [u8; 32],
+    /// Of the last look; `None` when the files could not be read.
+    seen: Option<[u8; 32]>,
+    /// Since when the files have been something else that can't be served.
+    bad_since: Option<Instant>,
+    is_told: bool,
+    /// Unix time in seconds.
+    warned: Option<i64>,
+}
+
+impl Tls {
+    /// Follows the files until `stop` fires.
+    pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
+        let mut watch = Watch { served: self.fingerprint, seen: Some(self.fingerprint), bad_since: None, is_told: false, warned: None };
+        loop {
+            self.warn(&mut watch);
+            let pause = if watch.seen.is_none_or(|seen| seen == watch.served) || watch.is_told { LOOK_INTERVAL } else { REST };
+            if tokio::time::timeout(pause, stop.cancelled()).await.is_ok() {
+                return;
+            }
+            let place = self.place.clone();
+            let Ok(read) = tokio::task::spawn_blocking(move || place.read()).await else { continue };
+            self.look(read, &mut watch);
+        }
+    }
+
+    fn look(&self, read: Result<Files, CertificateError>, watch: &mut Watch) {
+        let fingerprint = read.as_ref().ok().map(|files| files.fingerprint);
+        let is_at_rest = std::mem::replace(&mut watch.seen, fingerprint) == fingerprint;
+        if fingerprint == Some(watch.served) {
+            (watch.bad_since, watch.is_told) = (None, false);
+            return;
+        }
+        if !is_at_rest {
+            watch.is_told = false;
+            return;
+        }
+        if watch.is_told {
+            return;
+        }
+        match read.and_then(|files| self.place.parse(&files, now())) {
+            Ok(fresh) => {
+                tracing::info!(names = fresh.names.join(", "), ends = when(fresh.ends), "certificate replaced");
+                metrics::counter!("plugsocket_certificate_reloads_total", "outcome" => "replaced").increment(1);
+                note(&fresh);
+                self.current.0.store(Arc::new(fresh));
+                watch.served = fingerprint.unwrap_or(watch.served);
+                (watch.bad_since, watch.is_told, watch.warned) = (None, false, None);
+            }
+            Err(error) if watch.bad_since.get_or_insert_with(Instant::now).elapsed() >= FIT_TIMEOUT => {
+                watch.is_told = true;
+                metrics::counter!("plugsocket_certificate_reloads_total", "outcome" => "refused").increment(1);
+                let (error, ends) = (chain_of(&error), when(self.current.0.load().ends));
+                tracing::warn!(error, ends, "the certificate's files have changed and can't be served; the old certificate stays");
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn warn(&self, watch: &mut Watch) {
+        let (certificate, now) = (self.current.0.load(), now());
+        if let Some(text) = warning(&certificate, now, watch.warned) {
+            watch.warned = Some(now);
+            tracing::warn!(names = certificate.names.join(", "), ends = when(certificate.ends), "{text}");
+        }
+    }
+}
+
+/// What is to be said of a certificate's end at `now`, once a day.
+fn warning(certificate: &Certificate, now: i64, warned: Option<i64>) -> Option<&'static str> {
+    if warned.is_some_and(|warned| now < warned + DAY && (now <= certificate.ends || warned > certificate.ends)) {
+        return None;
+    }
+    if now > certificate.ends {
+        return Some("the certificate has ended: clients refuse to connect; renew it, the files are taken up while this runs");
+    }
+    (certificate.ends - now < WARNING_DAYS * DAY)
+        .then_some("the certificate ends within 14 days: renew it, the files are taken up while this runs")
+}
+
+fn chain_of(error: &CertificateError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::super::certificate::Place;
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_once_a_day_and_at_once_when_it_comes() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { cert_file: dir.path().join("c"), key_file: dir.path().join("k") };
+        let key = KeyPair::generate().unwrap();
+        std::fs::write(&place.key_file, key.serialize_pem()).unwrap();
+        std::fs::write(&place.cert_file, CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap().pem()).unwrap();
+        let certificate = place.parse(&place.read().unwrap(), now()).unwrap();
+        let certificate = Certificate { ends: 100 * DAY, ..certificate };
+        let said = |now, warned| warning(&certificate, now, warned).map(|text| text.contains("has ended"));
+        assert_eq!(said(86 * DAY, None), None);
+        assert_eq!(said(86 * DAY + 1, None), Some(false));
+        assert_eq!(said(87 * DAY, Some(86 * DAY + 1)), None, "told within the day");
+        assert_eq!(said(87 * DAY + 1, Some(86 * DAY + 1)), Some(false));
+        assert_eq!(said(100 * DAY + 1, Some(100 * DAY - 9)), Some(true), "its end does not wait for the day's");
+        assert_eq!(said(100 * DAY + 2, Some(100 * DAY + 1)), None);
+        assert_eq!(said(101 * DAY + 1, Some(100 * DAY + 1)), Some(true));
+    }
+}
