@@ -4,8 +4,10 @@
 //! The way back: `delivery` receives, `roster` finds the sessions, `outlet` holds the frames, `socket` writes them.
 
 mod announce;
+mod backlog;
 mod cleaner;
 mod delivery;
+mod drain;
 mod gateway;
 mod handler_calls;
 mod handler_work;
@@ -16,6 +18,7 @@ mod hold;
 mod ledger;
 mod life;
 mod node;
+mod outflow;
 mod outlet;
 mod rate;
 mod refusals;
@@ -32,6 +35,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod ticker;
+mod users;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -94,8 +98,8 @@ impl Server {
         Sessions { current: Arc::clone(&self.current) }
     }
 
-    /// Accepts until `stop` fires, then closes every session (4104), runs their `disconnect` calls and withdraws the node, within
-    /// `server.drain_timeout`. A node that others took for dead is replaced by a fresh one meanwhile.
+    /// Accepts until `stop` fires, then sends every client away (`draining`, and 4104 once it has its answers), runs their `disconnect` calls and
+    /// withdraws the node, within `server.drain_timeout`. A node that others took for dead is replaced by a fresh one meanwhile.
     ///
     /// Cancel by firing `stop`, not by dropping the future: dropping leaves sessions running.
     pub async fn run(self, stop: CancellationToken) -> Drained {

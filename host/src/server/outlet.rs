@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+use super::backlog::Backlog;
 use crate::config::SlowConsumer;
 use crate::wire::codes::CloseCode;
 
@@ -22,6 +23,8 @@ pub(crate) struct OutletLimit {
     /// With this many bytes waiting, frames' own overhead included, nothing more is taken. One frame counts for at most half of it: a long
     /// frame, which has a limit of its own, does not make a client slow.
     pub bytes_max: usize,
+    /// From half of this on, waiting for all sessions together, who has more than its share is treated as if its own limit were reached.
+    pub total_bytes_max: u64,
     /// What happens to a client that does not read fast enough.
     pub policy: SlowConsumer,
 }
@@ -33,6 +36,8 @@ pub(crate) struct Closing {
     pub code: CloseCode,
     /// A sentence for the close frame.
     pub text: Cow<'static, str>,
+    /// The client takes nothing: the connection is cut without waiting until it takes the close frame.
+    pub is_cut: bool,
 }
 
 /// What the session's task has to write next.
@@ -48,16 +53,23 @@ pub(crate) enum Outgoing {
 
 /// The queue. Frames of one pusher keep their order; a close comes after the frames pushed before it, but for a slow consumer, whose frames
 /// are dropped.
-#[derive(Default)]
 pub(crate) struct Outlet {
     state: Mutex<State>,
     waker: AtomicWaker,
+    backlog: Arc<Backlog>,
 }
 
 #[derive(Default)]
 struct State {
     frames: VecDeque<Waiting>,
+    /// What the frames cost within the session's own limit.
     bytes: usize,
+    /// What they are within the limit of all.
+    frames_bytes: usize,
+    /// So is the frame that was taken last and is being written: a long one goes in pieces.
+    in_hand: usize,
+    /// The sum of both, as the backlog counts it.
+    held: usize,
     ping: bool,
     closing: Option<Closing>,
     ended: bool,
@@ -68,7 +80,18 @@ struct Waiting {
     cost: usize,
 }
 
+impl Waiting {
+    fn bytes(&self) -> usize {
+        self.frame.len() + FRAME_OVERHEAD_BYTES
+    }
+}
+
 impl Outlet {
+    /// An empty one, counted in `backlog`.
+    pub fn new(backlog: Arc<Backlog>) -> Self {
+        Self { state: Mutex::default(), waker: AtomicWaker::new(), backlog }
+    }
+
     /// Queues a frame; dropped silently once the session is closing or has ended.
     pub fn push(&self, frame: Utf8Bytes, limit: OutletLimit) {
         let cost = (frame.len() + FRAME_OVERHEAD_BYTES).min(limit.bytes_max / 2);
@@ -76,13 +99,16 @@ impl Outlet {
         if state.ended || state.closing.is_some() {
             return;
         }
-        while !state.frames.is_empty() && state.bytes >= limit.bytes_max {
+        while !state.frames.is_empty()
+            && (state.bytes >= limit.bytes_max || self.backlog.is_over_share(state.held, limit.total_bytes_max))
+        {
             match limit.policy {
                 SlowConsumer::Close => {
                     metrics::counter!("plugsocket_slow_consumers_total", "policy" => "close").increment(1);
                     state.forget_frames();
+                    self.count(&mut state);
                     let text = Cow::Borrowed("you do not read fast enough");
-                    state.closing = Some(Closing { code: CloseCode::SlowConsumer, text });
+                    state.closing = Some(Closing { code: CloseCode::SlowConsumer, text, is_cut: false });
                     drop(state);
                     self.waker.wake();
                     return;
@@ -90,11 +116,15 @@ impl Outlet {
                 SlowConsumer::DropOldest => {
                     metrics::counter!("plugsocket_frames_dropped_total", "reason" => "slow_consumer").increment(1);
                     let _ = state.pop();
+                    self.count(&mut state);
                 }
             }
         }
+        let waiting = Waiting { frame, cost };
         state.bytes += cost;
-        state.frames.push_back(Waiting { frame, cost });
+        state.frames_bytes += waiting.bytes();
+        state.frames.push_back(waiting);
+        self.count(&mut state);
         drop(state);
         self.waker.wake();
     }
@@ -109,8 +139,21 @@ impl Outlet {
     pub fn close(&self, code: CloseCode, text: impl Into<Cow<'static, str>>) {
         let mut state = self.lock();
         if state.closing.is_none() && !state.ended {
-            state.closing = Some(Closing { code, text: text.into() });
+            state.closing = Some(Closing { code, text: text.into(), is_cut: false });
         }
+        drop(state);
+        self.waker.wake();
+    }
+
+    /// Ends the session of a client that has taken nothing for too long; what waits for it is dropped. A close that was asked for before
+    /// keeps its reason.
+    pub fn cut(&self, text: &'static str) {
+        let mut state = self.lock();
+        state.forget_frames();
+        state.in_hand = 0;
+        self.count(&mut state);
+        let closing = state.closing.get_or_insert(Closing { code: CloseCode::SlowConsumer, text: text.into(), is_cut: true });
+        closing.is_cut = true;
         drop(state);
         self.waker.wake();
     }
@@ -120,6 +163,8 @@ impl Outlet {
         let mut state = self.lock();
         state.ended = true;
         state.forget_frames();
+        state.in_hand = 0;
+        self.count(&mut state);
     }
 
     /// Whether the session is over.
@@ -132,10 +177,13 @@ impl Outlet {
         self.waker.register(waker);
     }
 
-    /// Takes what is to be written next.
+    /// Takes what is to be written next. What was taken before has been written, and counts no more.
     pub fn take(&self) -> Option<Outgoing> {
         let mut state = self.lock();
-        if let Some(frame) = state.pop() {
+        let next = state.pop();
+        state.in_hand = next.as_ref().map_or(0, |frame| frame.len() + FRAME_OVERHEAD_BYTES);
+        self.count(&mut state);
+        if let Some(frame) = next {
             if state.frames.is_empty() && state.frames.capacity() > KEPT_CAPACITY {
                 state.frames = VecDeque::new();
             }
@@ -155,27 +203,52 @@ impl Outlet {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Tells the backlog what has changed.
+    fn count(&self, state: &mut State) {
+        let now = state.frames_bytes + state.in_hand;
+        if now != state.held {
+            self.backlog.change(state.held, now);
+            state.held = now;
+        }
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 impl State {
     fn pop(&mut self) -> Option<Utf8Bytes> {
-        let Waiting { frame, cost } = self.frames.pop_front()?;
-        self.bytes -= cost;
-        Some(frame)
+        let waiting = self.frames.pop_front()?;
+        self.bytes -= waiting.cost;
+        self.frames_bytes -= waiting.bytes();
+        Some(waiting.frame)
     }
 
     fn forget_frames(&mut self) {
         self.frames = VecDeque::new();
-        self.bytes = 0;
+        (self.bytes, self.frames_bytes) = (0, 0);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::server::backlog::Waiting as Sum;
+
+    const NOTHING: Sum = Sum { bytes: 0, holders: 0 };
 
     fn limit(policy: SlowConsumer) -> OutletLimit {
-        OutletLimit { bytes_max: 2 * (FRAME_OVERHEAD_BYTES + 1), policy }
+        OutletLimit { bytes_max: 2 * (FRAME_OVERHEAD_BYTES + 1), total_bytes_max: u64::MAX, policy }
+    }
+
+    fn outlet() -> Outlet {
+        Outlet::new(Arc::default())
     }
 
     fn push(outlet: &Outlet, text: &'static str, policy: SlowConsumer) {
@@ -188,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_slow_consumer_is_closed_and_its_frames_are_dropped() {
-        let outlet = Outlet::default();
+        let outlet = outlet();
         for text in ["1", "2", "3", "4"] {
             push(&outlet, text, SlowConsumer::Close);
         }
@@ -198,7 +271,7 @@ mod tests {
 
     #[test]
     fn or_loses_its_oldest_frames() {
-        let outlet = Outlet::default();
+        let outlet = outlet();
         for text in ["1", "2", "3"] {
             push(&outlet, text, SlowConsumer::DropOldest);
         }
@@ -207,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_frame_over_the_limit_passes_while_little_waits() {
-        let outlet = Outlet::default();
+        let outlet = outlet();
         push(&outlet, "1", SlowConsumer::Close);
         outlet.push("x".repeat(1000).into(), limit(SlowConsumer::Close));
         assert_eq!(outlet.take(), frame("1"));
@@ -216,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_close_comes_after_earlier_frames_and_the_first_reason_stands() {
-        let outlet = Outlet::default();
+        let outlet = outlet();
         push(&outlet, "1", SlowConsumer::Close);
         outlet.close(CloseCode::Application, "bye");
         outlet.close(CloseCode::Idle, "idle");
@@ -224,5 +297,123 @@ mod tests {
         assert_eq!(outlet.take(), frame("1"));
         let Some(Outgoing::Close(closing)) = outlet.take() else { panic!("no close") };
         assert_eq!((closing.code, closing.text.as_ref()), (CloseCode::Application, "bye"));
+    }
+
+    /// With 1000 bytes for all, who has the most waiting is closed, and nobody else.
+    #[test]
+    fn when_all_have_too_much_waiting_who_has_most_of_it_pays() {
+        let backlog = Arc::<Backlog>::default();
+        let limit = OutletLimit { bytes_max: 10_000, total_bytes_max: 1000, policy: SlowConsumer::Close };
+        let (greedy, modest, new) = (Outlet::new(Arc::clone(&backlog)), Outlet::new(Arc::clone(&backlog)), Outlet::new(Arc::clone(&backlog)));
+        let long = || Utf8Bytes::from("x".repeat(500 - FRAME_OVERHEAD_BYTES));
+        greedy.push(long(), limit);
+        modest.push(Utf8Bytes::from_static("1"), limit);
+        modest.push(Utf8Bytes::from_static("2"), limit);
+        new.push(long(), limit);
+        assert_eq!(backlog.waiting().holders, 3);
+        assert!(greedy.closing().is_none() && modest.closing().is_none() && new.closing().is_none(), "one frame is always taken");
+        greedy.push(Utf8Bytes::from_static("one more"), limit);
+        assert_eq!(greedy.closing().map(|closing| closing.code), Some(CloseCode::SlowConsumer));
+        assert_eq!(backlog.waiting().bytes, 500 + 2 * (FRAME_OVERHEAD_BYTES as u64 + 1), "what it held is free");
+        drop((greedy, modest, new));
+        assert_eq!(backlog.waiting(), NOTHING);
+    }
+
+    #[test]
+    fn a_frame_counts_until_it_is_written() {
+        let backlog = Arc::<Backlog>::default();
+        let outlet = Outlet::new(Arc::clone(&backlog));
+        push(&outlet, "1", SlowConsumer::Close);
+        assert_eq!(outlet.take(), frame("1"));
+        assert_eq!(backlog.waiting().holders, 1, "it is being written");
+        assert_eq!(outlet.take(), None);
+        assert_eq!(backlog.waiting(), NOTHING);
+    }
+
+    #[test]
+    fn who_takes_nothing_is_cut_whatever_was_asked_for_before() {
+        let outlet = outlet();
+        push(&outlet, "1", SlowConsumer::Close);
+        outlet.close(CloseCode::Draining, "bye");
+        outlet.cut("you take nothing");
+        let Some(Outgoing::Close(closing)) = outlet.take() else { panic!("no close") };
+        assert!(closing.is_cut && closing.code == CloseCode::Draining);
+        assert_eq!(outlet.backlog.waiting(), NOTHING);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(usize),
+        Take,
+        Close,
+        Cut,
+        End,
+        Drop,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => (0_usize..3000).prop_map(Step::Push),
+            6 => Just(Step::Take),
+            1 => Just(Step::Close),
+            1 => Just(Step::Cut),
+            1 => Just(Step::End),
+            1 => Just(Step::Drop),
+        ]
+    }
+
+    proptest! {
+        /// Four sessions of one process, with a limit of their own and one for all.
+        #[test]
+        fn the_sum_is_exact_and_bounded(steps in proptest::collection::vec((0_usize..4, step()), 1..200), is_closing in any::<bool>()) {
+            let policy = if is_closing { SlowConsumer::Close } else { SlowConsumer::DropOldest };
+            let limit = OutletLimit { bytes_max: 4000, total_bytes_max: 6000, policy };
+            let backlog = Arc::<Backlog>::default();
+            let mut outlets: Vec<_> = (0..4).map(|_| Outlet::new(Arc::clone(&backlog))).collect();
+            for (index, step) in steps {
+                let outlet = &mut outlets[index];
+                match step {
+                    Step::Push(bytes) => outlet.push("x".repeat(bytes).into(), limit),
+                    Step::Take => drop(outlet.take()),
+                    Step::Close => outlet.close(CloseCode::Idle, ""),
+                    Step::Cut => outlet.cut(""),
+                    Step::End => outlet.end(),
+                    Step::Drop => *outlet = Outlet::new(Arc::clone(&backlog)),
+                }
+                let held = |outlet: &Outlet| {
+                    let state = outlet.lock();
+                    state.frames.iter().map(Waiting::bytes).sum::<usize>() + state.in_hand
+                };
+                let each: Vec<u64> = outlets.iter().map(|outlet| held(outlet) as u64).collect();
+                let sum = Sum { bytes: each.iter().sum(), holders: each.iter().filter(|bytes| **bytes > 0).count() as u64 };
+                prop_assert_eq!(backlog.waiting(), sum);
+                prop_assert!(sum.bytes <= 6000 + 4 * 2 * 3064, "one frame of each beyond, and the one in its hand");
+            }
+            drop(outlets);
+            prop_assert_eq!(backlog.waiting(), NOTHING);
+        }
+    }
+
+    #[test]
+    fn the_sum_returns_to_nothing_from_many_threads() {
+        let backlog = Arc::<Backlog>::default();
+        let outlets: Vec<_> = (0..8).map(|_| Outlet::new(Arc::clone(&backlog))).collect();
+        let limit = OutletLimit { bytes_max: 2000, total_bytes_max: 8000, policy: SlowConsumer::DropOldest };
+        std::thread::scope(|scope| {
+            for thread in 0..4_usize {
+                let outlets = &outlets;
+                scope.spawn(move || {
+                    for turn in 0..20_000_usize {
+                        let outlet = &outlets[(turn * 7 + thread) % outlets.len()];
+                        if (turn + thread) % 3 == 0 { drop(outlet.take()) } else { outlet.push("x".repeat(turn % 300).into(), limit) }
+                    }
+                });
+            }
+        });
+        assert!(backlog.waiting().bytes > 0);
+        for outlet in &outlets {
+            while outlet.take().is_some() {}
+        }
+        assert_eq!(backlog.waiting(), NOTHING);
     }
 }
