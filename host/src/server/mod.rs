@@ -55,6 +55,9 @@ use crate::wire::ids::NodeId;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
+    /// A socket that was passed to the process can't be used.
+    #[error("the socket for clients that was passed to this process can't be used")]
+    Passed(#[source] std::io::Error),
     /// The address can't be listened on.
     #[error("can't listen on {address}; choose another address with --set server.listen=127.0.0.1:9000")]
     Bind {
@@ -83,6 +86,21 @@ impl Server {
         let bind_error = |source| ServerError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(bind_error)?;
         let address = listener.local_addr().map_err(bind_error)?;
+        Ok(Self { listener, address, current: Arc::new(ArcSwap::from_pointee(Node::new(node, queue, plugins, settings))) })
+    }
+
+    /// Takes over a socket that somebody else listens on for us, whatever `server.listen` says.
+    ///
+    /// # Errors
+    /// [`ServerError::Passed`]
+    pub fn listening(
+        listener: TcpListener,
+        queue: Queue,
+        plugins: Arc<dyn Plugins>,
+        settings: LiveSettings,
+        node: NodeId,
+    ) -> Result<Self, ServerError> {
+        let address = listener.local_addr().map_err(ServerError::Passed)?;
         Ok(Self { listener, address, current: Arc::new(ArcSwap::from_pointee(Node::new(node, queue, plugins, settings))) })
     }
 
