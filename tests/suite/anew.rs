@@ -13,13 +13,13 @@ const RETIRED_MAX: u64 = 3;
 /// How a client is told that its server is going, and that it may come back at once.
 const DRAINING: u16 = 4104;
 
-fn in_process(config: Config) -> Config {
+pub fn in_process(config: Config) -> Config {
     config.with("retired_max", i64::try_from(RETIRED_MAX).unwrap()).with("plugins.chat.isolation", "in-process")
 }
 
 /// Puts builds into place one by one, each when the one before it serves in all of `processes`, until they start anew. A library's bytes
 /// may be followed by others: a build like the one before, under another sha256.
-fn wear_out(config: &Config, processes: &[&Process]) {
+pub fn wear_out(config: &Config, processes: &[&Process]) {
     let library = std::fs::read(plugin::chat()).unwrap();
     // One more than are retired: the first stands by for all that follow.
     for build in 1..=RETIRED_MAX + 1 {

@@ -21,6 +21,8 @@ mod queue_tool;
 mod reload;
 mod runners;
 mod send;
+mod slow;
 mod smoke;
+mod systemd;
 mod tidy;
 mod tls;

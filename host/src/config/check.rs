@@ -22,6 +22,8 @@ const LEASE_MIN: Duration = Duration::from_millis(500);
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// One frame counts for at most half of the limit, so a tiny limit would bound nothing.
 const OUTGOING_MIN: u64 = 1024;
+/// What one counter holds has room for frames beyond it.
+const OUTGOING_TOTAL_MAX: u64 = 256 << 30;
 const QUEUES: [&str; 4] = ["redis://", "redis+unix://", "unix://", "rediss://"];
 
 /// What is wrong with a key.
@@ -123,6 +125,9 @@ pub(super) fn check(settings: &Settings) -> Result<(), Fault> {
     if settings.limits.outgoing_max.as_u64() < OUTGOING_MIN {
         return fault("limits.outgoing_max", "must be at least 1KiB");
     }
+    if settings.limits.outgoing_total_max.as_u64() > OUTGOING_TOTAL_MAX {
+        return fault("limits.outgoing_total_max", "must be at most 256GiB");
+    }
     if settings.limits.frame_in_max.as_u64() > JOB_DATA_BYTES_MAX as u64 {
         return fault("limits.frame_in_max", "must be at most 16MiB");
     }
@@ -213,6 +218,8 @@ fn positive(settings: &Settings) -> Result<(), Fault> {
         ("limits.action_bytes_max", limits.action_bytes_max),
         ("limits.frame_in_max", usize::try_from(limits.frame_in_max.as_u64()).unwrap_or(usize::MAX)),
         ("limits.outgoing_max", usize::try_from(limits.outgoing_max.as_u64()).unwrap_or(usize::MAX)),
+        ("limits.outgoing_total_max", usize::try_from(limits.outgoing_total_max.as_u64()).unwrap_or(usize::MAX)),
+        ("limits.user_messages_burst", limits.user_messages_burst as usize),
         ("limits.headers_max", usize::try_from(limits.headers_max.as_u64()).unwrap_or(usize::MAX)),
         ("queue_options.jobs_max", queue_options.jobs_max),
         ("queue_options.batcher_items_max", queue_options.batcher_items_max),

@@ -1,10 +1,21 @@
 //! Logs on standard error, as text or JSON lines, their level changeable while the process runs.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::LogFormat;
+
+/// Whether standard error has nothing but JSON lines.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Whether the log is JSON lines, so that nothing else may be written to standard error.
+#[must_use]
+pub fn is_json() -> bool {
+    IS_JSON.load(Relaxed)
+}
 
 /// The running log.
 #[derive(Clone)]
@@ -31,6 +42,9 @@ impl Logs {
             LogFormat::Text => fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal()).boxed(),
             LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
         };
+        if format == LogFormat::Json && !IS_JSON.swap(true, Relaxed) {
+            std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a panic")));
+        }
         // A second start (in tests) keeps the first subscriber.
         let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
         Ok(Self { filter: handle })

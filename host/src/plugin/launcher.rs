@@ -6,8 +6,9 @@ use std::process::Command;
 
 use super::error::PluginError;
 
-/// What every variable of our own settings begins with; they may hold secrets.
-const OWN_VARIABLES: &str = "PLUGSOCKET_";
+/// What variables begin with that are the host's alone: our own settings, which may hold secrets, and what a service manager has arranged with
+/// this process.
+const OWN_VARIABLES: [&str; 4] = ["PLUGSOCKET_", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_"];
 
 /// How to start this executable again. It must call [`crate::run::hidden`] before anything else.
 #[derive(Debug, Clone)]
@@ -54,7 +55,8 @@ impl Launcher {
         command.args(&self.arguments).arg(hidden);
         // Missing functions of a library are found when it is loaded, not at the first call.
         command.env("LD_BIND_NOW", "1");
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with(OWN_VARIABLES)) {
+        let is_own = |name: &str| OWN_VARIABLES.iter().any(|own| name.starts_with(own));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_own(&name.to_string_lossy())) {
             command.env_remove(name);
         }
         command

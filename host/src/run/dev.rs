@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::dev_tls;
 use super::process::{Process, announce, open_redis, plugin_reasons, server_readiness};
+use super::{service, sockets};
 use crate::config::{Common, Override};
 use crate::ops::http::Page;
 use crate::plugin::Plugins;
@@ -51,7 +52,13 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     };
     let registry = process.start_plugins(Roles { handler: true, actions: true }, Trust::Warned).await?;
     let plugins: Arc<dyn Plugins> = Arc::clone(&registry) as _;
-    let server = Server::bind(queue.clone(), Arc::clone(&plugins), Arc::clone(&process.settings), process.node.clone()).await?;
+    let server = match sockets::server()? {
+        Some(passed) => {
+            Server::listening(passed, queue.clone(), Arc::clone(&plugins), Arc::clone(&process.settings), process.node.clone())?
+        }
+        None => Server::bind(queue.clone(), Arc::clone(&plugins), Arc::clone(&process.settings), process.node.clone()).await?,
+    };
+    sockets::check_all_used()?;
     let readiness = server_readiness(server.sessions(), &registry, &queue);
     let ops = process.serve_ops(ops, &queue, readiness, demo_pages(&server.url()))?;
     process.keep_current(&registry)?;
@@ -82,6 +89,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     if let Some(ops) = ops {
         announce(&format!("open http://{ops}/"));
     }
+    service::ready(&format!("serving clients on {}", server.url()));
     let drained = server.run(process.stop.clone()).await;
     tracing::info!(?drained, "server ended");
     worker_stop.cancel();

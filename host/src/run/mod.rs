@@ -4,13 +4,15 @@ pub mod dev;
 mod dev_tls;
 mod process;
 pub mod server;
+mod service;
+mod sockets;
 pub mod worker;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::config::ConfigError;
-use crate::ops::logs::LevelError;
+use crate::ops::logs::{self, LevelError};
 use crate::plugin;
 use crate::queue::QueueError;
 use crate::tool::reach::UsageError;
@@ -27,8 +29,10 @@ pub fn hidden() -> Option<ExitCode> {
     plugin::run_hidden(&arguments.next()?, arguments)
 }
 
-/// Runs `work` on a runtime and turns its end into an exit code; errors go to standard error.
+/// Runs `work` on a runtime and turns its end into an exit code; errors go to standard error. Call it before any
+/// thread is started.
 pub fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    sockets::claim();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit_code(Err(error.into())),
@@ -41,7 +45,11 @@ pub fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
 /// 0, 1, or 2 for a config that is wrong.
 pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
-    eprintln!("plugsocket: {error:#}");
+    if logs::is_json() {
+        tracing::error!("{error:#}");
+    } else {
+        eprintln!("plugsocket: {error:#}");
+    }
     let is_invalid_queue = matches!(error.downcast_ref(), Some(QueueError::Invalid(_)));
     if is_invalid_queue || error.is::<ConfigError>() || error.is::<LevelError>() || error.is::<UsageError>() {
         ExitCode::from(EXIT_USAGE)

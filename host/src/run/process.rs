@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::{service, sockets};
 use crate::config::Common;
 use crate::config::{Follower, LiveSettings, Override, Settings, Source};
 use crate::ops::control::{ControlSocket, Operate};
@@ -73,11 +74,16 @@ impl Process {
             tasks: TaskTracker::new(),
         };
         process.tasks.spawn(process.metrics.clone().upkeep(process.end.clone()));
+        process.tasks.spawn(service::run(process.signalled.clone(), process.end.clone()));
         Ok(process)
     }
 
-    /// Binds an ops listener's address, when there is one. `key` is where the address comes from.
+    /// Takes the ops listener's socket that was passed to the process, or binds its address, when there is one. `key` is where the address
+    /// comes from.
     pub async fn bind_ops(address: Option<SocketAddr>, key: &str) -> anyhow::Result<Option<TcpListener>> {
+        if let Some(passed) = sockets::ops()? {
+            return Ok(Some(passed));
+        }
         let Some(address) = address else { return Ok(None) };
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!("can't listen on {address} for health, metrics and pages; choose another address with --set {key}=127.0.0.1:9001")
@@ -208,8 +214,11 @@ fn start_anew() -> anyhow::Result<()> {
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
+    command.args(arguments);
+    sockets::pass_on(&mut command).context("the sockets that were passed to this process can't be passed on")?;
     tracing::info!("starting anew");
-    Err(anyhow::Error::from(command.args(arguments).exec()).context("this process can't start anew; start it again"))
+    service::status("starting anew");
+    Err(anyhow::Error::from(command.exec()).context("this process can't start anew; start it again"))
 }
 
 /// Whether something was applied.

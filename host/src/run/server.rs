@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::process::{Process, announce, open_redis, server_readiness};
+use super::{service, sockets};
 use crate::config::Common;
 use crate::plugin::Plugins;
 use crate::plugin::{Roles, Trust};
@@ -19,7 +20,11 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let queue = open_redis(&process, &settings)?;
     let registry = process.start_plugins(Roles { handler: true, actions: false }, Trust::Enforced).await?;
     let plugins: Arc<dyn Plugins> = Arc::clone(&registry) as _;
-    let server = Server::bind(queue.clone(), plugins, Arc::clone(&process.settings), process.node.clone()).await?;
+    let server = match sockets::server()? {
+        Some(passed) => Server::listening(passed, queue.clone(), plugins, Arc::clone(&process.settings), process.node.clone())?,
+        None => Server::bind(queue.clone(), plugins, Arc::clone(&process.settings), process.node.clone()).await?,
+    };
+    sockets::check_all_used()?;
     let readiness = server_readiness(server.sessions(), &registry, &queue);
     let ops = process.serve_ops(ops, &queue, readiness, Vec::new())?;
     process.keep_current(&registry)?;
@@ -28,6 +33,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     if let Some(ops) = ops {
         announce(&format!("ops on http://{ops}/"));
     }
+    service::ready(&format!("serving clients on {}", server.url()));
     let drained = server.run(process.stop.clone()).await;
     tracing::info!(?drained, "server ended");
     registry.close().await;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::process::{Process, announce, open_redis, worker_readiness};
+use super::{service, sockets};
 use crate::config::Common;
 use crate::plugin::Plugins;
 use crate::plugin::{Roles, Trust};
@@ -16,6 +17,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let process = Process::start(&common, Vec::new())?;
     let settings = process.settings.load_full();
     let ops = Process::bind_ops(settings.ops.worker_listen, "ops.worker_listen").await?;
+    sockets::check_all_used()?;
     let queue = open_redis(&process, &settings)?;
     let registry = process.start_plugins(Roles { handler: false, actions: true }, Trust::Enforced).await?;
     let readiness = worker_readiness(&registry, &queue);
@@ -26,6 +28,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         announce(&format!("ops on http://{ops}/"));
     }
     announce("worker ready");
+    service::ready("working");
     let plugins: Arc<dyn Plugins> = Arc::clone(&registry) as _;
     let drained = worker::run(queue, plugins, Arc::clone(&process.settings), process.node.clone(), process.stop.clone()).await?;
     tracing::info!(?drained, "worker ended");

@@ -90,19 +90,23 @@ pub(crate) fn pass_on(node: &Arc<Node>, delivery: Delivery) {
             let id = client_id.as_ref();
             let frame = frame::message(&action, id, &data);
             let is_over = is_over_limit(node, frame.len(), &action);
-            for session in sessions.iter().filter(|session| is_first(session, origin.as_ref(), id)) {
-                if is_over {
-                    session.send_error(id, ErrorCode::Failed, "the reply is too large");
-                } else {
-                    session.send(frame.clone());
-                }
+            for session in sessions {
+                answer(&session, origin.as_ref(), id, |session| {
+                    if is_over {
+                        session.send_error(id, ErrorCode::Failed, "the reply is too large");
+                    } else {
+                        session.send(frame.clone());
+                    }
+                });
             }
         }
         Body::Failure { client_id, code, message } => {
             let id = client_id.as_ref();
-            for session in sessions.iter().filter(|session| is_first(session, origin.as_ref(), id)) {
-                metrics::counter!("plugsocket_failures_passed_on_total").increment(1);
-                session.send(frame::error(id, &code, &message, None));
+            for session in sessions {
+                answer(&session, origin.as_ref(), id, |session| {
+                    metrics::counter!("plugsocket_failures_passed_on_total").increment(1);
+                    session.send(frame::error(id, &code, &message, None));
+                });
             }
         }
         Body::Join(group) => regroup(node, &sessions, &group, true),
@@ -125,14 +129,13 @@ fn regroup(node: &Arc<Node>, sessions: &[Arc<Session>], group: &str, joins: bool
     }
 }
 
-/// Whether an answer is the first one to its message; answers to messages that a plugin scheduled, and those without an origin, always are.
-fn is_first(session: &Session, origin: Option<&Origin>, id: Option<&ClientId>) -> bool {
-    let sequence = origin.and_then(|origin| session.sequence_of(&origin.message_id));
-    let is_first = sequence.is_none_or(|sequence| session.may_answer(sequence, id.is_some()));
-    if !is_first {
-        metrics::counter!("plugsocket_replies_repeated_total").increment(1);
+/// Sends an answer when it is the first one to its message; answers to messages that a plugin scheduled, and those without an origin, always are.
+fn answer(session: &Session, origin: Option<&Origin>, id: Option<&ClientId>, send: impl FnOnce(&Session)) {
+    match origin.and_then(|origin| session.sequence_of(&origin.message_id)) {
+        None => send(session),
+        Some(sequence) if session.answer(sequence, id.is_some(), send) => {}
+        Some(_) => metrics::counter!("plugsocket_replies_repeated_total").increment(1),
     }
-    is_first
 }
 
 fn is_over_limit(node: &Node, frame_bytes: usize, action: &str) -> bool {

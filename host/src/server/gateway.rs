@@ -22,9 +22,8 @@ use super::socket::Socket;
 use super::stream::Stream;
 use super::task::SessionTask;
 use super::tls::{Insecure, TURNED_AWAY, Tls};
-use super::{cleaner, handshake, heartbeat, ticker};
+use super::{cleaner, drain, handshake, heartbeat, ticker};
 use crate::config::Settings;
-use crate::wire::codes::CloseCode;
 use crate::wire::ids::SessionId;
 
 /// Pause after a failed accept: most often the process is out of file descriptors, and trying at once would spin.
@@ -86,12 +85,10 @@ pub(super) async fn run(listener: TcpListener, current: Current, tls: Option<Arc
     drop(listener); // from here on the kernel refuses newcomers
     let node = current.load_full();
     let deadline = Instant::now() + node.settings.load().server.drain_timeout;
-    for session in node.roster.drain() {
-        session.outlet.close(CloseCode::Draining, "this server is going away; connect again");
-    }
     sessions.close();
     retired.close();
     node.alive.close();
+    drain::dismiss_all(&node, deadline).await;
     // Only when every session has queued its `disconnect` can the calls come to an end; sockets that are slow to close come last.
     let _ = timeout_at(deadline, node.alive.wait()).await;
     let _ = timeout_at(deadline, node.calls.finish()).await;
@@ -209,10 +206,10 @@ async fn open(
     handshake::accept(&mut stream, &request, settings.limits.handshake_timeout).await.ok()?;
     metrics::histogram!("plugsocket_handshake_seconds").record(at.elapsed().as_secs_f64());
     let frame_bytes_max = usize::try_from(settings.limits.frame_in_max.as_u64()).unwrap_or(usize::MAX);
-    let socket = Socket::open(stream, request.rest, frame_bytes_max).await;
-    let session = Arc::new(Session::new(id, ip, Arc::clone(&node.settings), node.now_ms()));
+    let socket = Socket::open(stream, request.rest, frame_bytes_max, Arc::clone(&node.backlog)).await;
+    let session = Arc::new(Session::new(id, ip, Arc::clone(&node.settings), Arc::clone(&node.backlog), node.now_ms()));
     if !node.roster.admit(Arc::clone(&session)) {
-        session.outlet.close(CloseCode::Draining, "this server is going away; connect again");
+        drain::dismiss(&session, &settings);
     }
     Some((SessionTask::new(node, session, request.head, alive), socket))
 }

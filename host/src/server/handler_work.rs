@@ -126,9 +126,7 @@ pub(super) async fn fallback(node: &Arc<Node>, session: &Arc<Session>, message: 
         CallFailure::TimedOut => ErrorCode::Timeout,
         CallFailure::Failed(_) | CallFailure::Unsure | CallFailure::Interrupted { .. } => ErrorCode::Failed,
     };
-    if is_first(session, message) {
-        session.send_error(message.client_id.as_ref(), code, given_up_text(code));
-    }
+    send_answer(session, message, |session| session.send_error(message.client_id.as_ref(), code, given_up_text(code)));
 }
 
 /// Keeps what was given up where an operator finds it, beside the jobs that were.
@@ -206,21 +204,21 @@ fn settle(node: &Node, session: &Session, message: &Fallback, answer: Answer) ->
         Status::Unsupported => return Err(CallFailure::NoHandler),
     };
     let frame_bytes_max = node.settings.load().limits.frame_out_max.as_u64();
-    if let Some(reply) = reply
-        && is_first(session, message)
-    {
-        if reply.len() as u64 > frame_bytes_max {
-            tracing::warn!(session = %session.id, action = message.action, bytes = reply.len(), "reply is over limits.frame_out_max");
-            session.send_error(id, ErrorCode::Failed, "the reply is too large");
-        } else {
-            session.send(reply);
-        }
+    if let Some(reply) = reply {
+        send_answer(session, message, |session| {
+            if reply.len() as u64 > frame_bytes_max {
+                tracing::warn!(session = %session.id, action = message.action, bytes = reply.len(), "reply is over limits.frame_out_max");
+                session.send_error(id, ErrorCode::Failed, "the reply is too large");
+            } else {
+                session.send(reply);
+            }
+        });
     }
     Ok(())
 }
 
-fn is_first(session: &Session, message: &Fallback) -> bool {
-    session.may_answer(message.sequence, message.client_id.is_some())
+fn send_answer(session: &Session, message: &Fallback, send: impl FnOnce(&Session)) {
+    session.answer(message.sequence, message.client_id.is_some(), send);
 }
 
 /// Tells the handler that an identity has ended, then the queue. What may be a cleaner's to tell comes back.

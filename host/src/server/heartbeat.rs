@@ -1,5 +1,6 @@
-//! One sweep per second over all sessions: registration timeouts, pings, idle ends.
+//! One sweep per second over all sessions: registration timeouts, pings, idle ends, and clients that take nothing.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -24,17 +25,27 @@ fn sweep(node: &Node) {
     let settings = node.settings.load();
     for (session, pulse) in node.roster.pulses(node.now_ms(), &settings.limits) {
         match pulse {
+            Pulse::Stalled => {
+                metrics::counter!("plugsocket_slow_consumers_total", "policy" => "write_timeout").increment(1);
+                session.outlet.cut("you take nothing");
+            }
             Pulse::Unregistered => session.outlet.close(CloseCode::RegistrationTimeout, "not registered in time"),
             Pulse::Idle => session.outlet.close(CloseCode::Idle, "nothing heard from you for too long"),
             Pulse::Ping => session.outlet.ping(),
         }
     }
+    node.users.forget_idle(&settings.limits);
+    for (direction, bytes) in [("in", &node.backlog.bytes_in), ("out", &node.backlog.bytes_out)] {
+        metrics::counter!("plugsocket_bytes_total", "direction" => direction).absolute(bytes.load(Relaxed));
+    }
+    let outgoing = usize::try_from(node.backlog.waiting().bytes).unwrap_or(usize::MAX);
     let (open, registered) = node.roster.counts();
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     for (name, count) in [
         ("plugsocket_sessions", open),
         ("plugsocket_sessions_registered", registered),
         ("plugsocket_handler_calls_open", node.calls.open()),
+        ("plugsocket_outgoing_bytes", outgoing),
     ] {
         metrics::gauge!(name).set(count as f64);
     }

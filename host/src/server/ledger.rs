@@ -1,4 +1,4 @@
-//! What a session still owes answers to, so that each request gets exactly one.
+//! What a session still owes answers to, so that each request gets exactly one and a server that drains knows who may go.
 
 /// Sequences without a client id are remembered this far back; older replies pass.
 const WINDOW_BITS: u64 = 256;
@@ -10,9 +10,47 @@ pub(crate) struct Ledger {
     pending: Vec<u64>,
     window: [u64; WORDS],
     newest: u64,
+    /// Messages without an `id` that the queue has not confirmed yet.
+    unstored: u32,
+    /// The session waits for a registration, or for room in the queue.
+    is_waiting: bool,
+    /// The server drains, and the client was told to come back after so many milliseconds.
+    leaving_ms: Option<u64>,
 }
 
 impl Ledger {
+    /// After how many milliseconds the client of a server that drains shall come back; nothing new is begun for it.
+    pub fn leaving_ms(&self) -> Option<u64> {
+        self.leaving_ms
+    }
+
+    /// The client was told to go. False when it was before.
+    pub fn leave(&mut self, reconnect_after_ms: u64) -> bool {
+        let is_first = self.leaving_ms.is_none();
+        self.leaving_ms.get_or_insert(reconnect_after_ms);
+        is_first
+    }
+
+    /// Notes whether the session waits for a registration, or for room in the queue.
+    pub fn set_waiting(&mut self, is_waiting: bool) {
+        self.is_waiting = is_waiting;
+    }
+
+    /// Whether the client is to go, and is owed nothing any more.
+    pub fn may_go(&self) -> bool {
+        self.leaving_ms.is_some() && self.pending.is_empty() && self.unstored == 0 && !self.is_waiting
+    }
+
+    /// A message without an `id` is on its way to the queue.
+    pub fn hand_over(&mut self) {
+        self.unstored += 1;
+    }
+
+    /// The queue has answered for one of them.
+    pub fn handed_over(&mut self) {
+        self.unstored = self.unstored.saturating_sub(1);
+    }
+
     /// Requests with an `id` that wait for their answer.
     pub fn unanswered(&self) -> usize {
         self.pending.len()
@@ -85,6 +123,22 @@ mod tests {
         assert!(!ledger.answer_unnamed(3));
         assert!(ledger.answer_unnamed(5 + WINDOW_BITS));
         assert!(ledger.answer_unnamed(5), "beyond the window a repeat passes rather than a late reply being lost");
+    }
+
+    #[test]
+    fn who_is_told_to_go_goes_when_it_is_owed_nothing() {
+        let mut ledger = Ledger::default();
+        assert!(!ledger.may_go(), "nobody told it to");
+        ledger.expect(1);
+        ledger.hand_over();
+        ledger.set_waiting(true);
+        assert!(ledger.leave(7) && !ledger.leave(8));
+        assert_eq!(ledger.leaving_ms(), Some(7));
+        assert!(ledger.answer(1) && !ledger.may_go());
+        ledger.handed_over();
+        assert!(!ledger.may_go());
+        ledger.set_waiting(false);
+        assert!(ledger.may_go());
     }
 
     proptest! {

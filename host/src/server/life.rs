@@ -6,8 +6,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::delivery::{self, Ended};
+use super::drain;
 use super::node::{Current, Node};
 use crate::wire::codes::CloseCode;
+use crate::wire::frame;
 
 const LOST: &str = "this server was taken for dead; connect again";
 
@@ -51,7 +53,9 @@ fn retire(node: &Arc<Node>, retired: &TaskTracker) {
         "this node's lease ended before it could be renewed (the process was frozen, or could not reach Redis for longer than \
          queue_options.lease), and another server has taken over: it calls `disconnect` for this node's connections, which are closed now"
     );
+    let settings = node.settings.load();
     for session in sessions {
+        session.send(frame::draining(drain::reconnect_after_ms(&settings)));
         session.outlet.close(CloseCode::Draining, LOST);
     }
     let node = Arc::clone(node);

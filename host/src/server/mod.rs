@@ -5,8 +5,10 @@
 
 mod admission;
 mod announce;
+mod backlog;
 mod cleaner;
 mod delivery;
+mod drain;
 mod gateway;
 mod handler_calls;
 mod handler_work;
@@ -17,6 +19,7 @@ mod hold;
 mod ledger;
 mod life;
 mod node;
+mod outflow;
 mod outlet;
 mod proxies;
 mod rate;
@@ -35,6 +38,7 @@ mod task;
 mod tests;
 mod ticker;
 mod tls;
+mod users;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,6 +59,9 @@ use crate::wire::ids::NodeId;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
+    /// A socket that was passed to the process can't be used.
+    #[error("the socket for clients that was passed to this process can't be used")]
+    Passed(#[source] std::io::Error),
     /// The address can't be listened on.
     #[error("can't listen on {address}; choose another address with --set server.listen=127.0.0.1:9000")]
     Bind {
@@ -78,16 +85,30 @@ pub struct Server {
 }
 
 impl Server {
-    /// Loads the certificate, when one is configured, and binds `server.listen`, port 0 included. Clients may connect from here on; they are served once [`Self::run`] runs.
+    /// Binds `server.listen`, port 0 included, then as [`Self::listening`].
     ///
     /// # Errors
     /// [`ServerError`]
     pub async fn bind(queue: Queue, plugins: Arc<dyn Plugins>, settings: LiveSettings, node: NodeId) -> Result<Self, ServerError> {
         let address = settings.load().server.listen;
+        let listener = TcpListener::bind(address).await.map_err(|source| ServerError::Bind { address, source })?;
+        Self::listening(listener, queue, plugins, settings, node)
+    }
+
+    /// Takes over a socket that is listened on, whatever `server.listen` says, and loads the certificate, when one is configured. Clients may
+    /// connect from here on; they are served once [`Self::run`] runs.
+    ///
+    /// # Errors
+    /// [`ServerError::Passed`], [`ServerError::Certificate`]
+    pub fn listening(
+        listener: TcpListener,
+        queue: Queue,
+        plugins: Arc<dyn Plugins>,
+        settings: LiveSettings,
+        node: NodeId,
+    ) -> Result<Self, ServerError> {
         let tls = tls::Tls::open(&settings.load().server.tls)?.map(Arc::new);
-        let bind_error = |source| ServerError::Bind { address, source };
-        let listener = TcpListener::bind(address).await.map_err(bind_error)?;
-        let address = listener.local_addr().map_err(bind_error)?;
+        let address = listener.local_addr().map_err(ServerError::Passed)?;
         Ok(Self { listener, address, current: Arc::new(ArcSwap::from_pointee(Node::new(node, queue, plugins, settings))), tls })
     }
 
@@ -110,8 +131,8 @@ impl Server {
         Sessions { current: Arc::clone(&self.current) }
     }
 
-    /// Accepts until `stop` fires, then closes every session (4104), runs their `disconnect` calls and withdraws the node, within
-    /// `server.drain_timeout`. A node that others took for dead is replaced by a fresh one meanwhile.
+    /// Accepts until `stop` fires, then sends every client away (`draining`, and 4104 once it has its answers), runs their `disconnect` calls and
+    /// withdraws the node, within `server.drain_timeout`. A node that others took for dead is replaced by a fresh one meanwhile.
     ///
     /// Cancel by firing `stop`, not by dropping the future: dropping leaves sessions running.
     pub async fn run(self, stop: CancellationToken) -> Drained {

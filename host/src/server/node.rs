@@ -8,10 +8,12 @@ use arc_swap::ArcSwap;
 use tokio_util::task::TaskTracker;
 
 use super::announce::Gates;
+use super::backlog::Backlog;
 use super::handler_calls::HandlerCalls;
 use super::hold::Hold;
 use super::refusals::Refusals;
 use super::roster::Roster;
+use super::users::Users;
 use crate::config::LiveSettings;
 use crate::plugin::Plugins;
 use crate::queue::{Health, Queue};
@@ -39,6 +41,10 @@ pub(crate) struct Node {
     pub hold: Hold,
     /// Who was not let in, or sent away, and why.
     pub refusals: Refusals,
+    /// How fast each user sends.
+    pub users: Users,
+    /// What waits for its clients and has passed, with those of the nodes before it.
+    pub backlog: Arc<Backlog>,
     started: Instant,
     is_receiving: AtomicBool,
 }
@@ -60,6 +66,8 @@ impl Node {
             alive: TaskTracker::new(),
             hold: Hold::default(),
             refusals: Refusals::default(),
+            users: Users::default(),
+            backlog: Arc::default(),
             started: Instant::now(),
             is_receiving: AtomicBool::new(false),
         }
@@ -71,7 +79,7 @@ impl Node {
     /// When the system's random source fails.
     pub fn successor(&self) -> Result<Self, getrandom::Error> {
         let fresh = Self::new(NodeId::random()?, self.queue.clone(), Arc::clone(&self.plugins), Arc::clone(&self.settings));
-        Ok(Self { started: self.started, ..fresh })
+        Ok(Self { started: self.started, backlog: Arc::clone(&self.backlog), ..fresh })
     }
 
     /// Milliseconds of the server's own clock, which never jumps.

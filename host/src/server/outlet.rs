@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+use super::backlog::Backlog;
 use crate::config::SlowConsumer;
 use crate::wire::codes::CloseCode;
 
@@ -22,6 +23,8 @@ pub(crate) struct OutletLimit {
     /// With this many bytes waiting, frames' own overhead included, nothing more is taken. One frame counts for at most half of it: a long
     /// frame, which has a limit of its own, does not make a client slow.
     pub bytes_max: usize,
+    /// From half of this on, waiting for all sessions together, who has more than its share is treated as if its own limit were reached.
+    pub total_bytes_max: u64,
     /// What happens to a client that does not read fast enough.
     pub policy: SlowConsumer,
 }
@@ -33,6 +36,8 @@ pub(crate) struct Closing {
     pub code: CloseCode,
     /// A sentence for the close frame.
     pub text: Cow<'static, str>,
+    /// The client takes nothing: the connection is cut without waiting until it takes the close frame.
+    pub is_cut: bool,
 }
 
 /// What the session's task has to write next.
@@ -48,16 +53,23 @@ pub(crate) enum Outgoing {
 
 /// The queue. Frames of one pusher keep their order; a close comes after the frames pushed before it, but for a slow consumer, whose frames
 /// are dropped.
-#[derive(Default)]
 pub(crate) struct Outlet {
     state: Mutex<State>,
     waker: AtomicWaker,
+    backlog: Arc<Backlog>,
 }
 
 #[derive(Default)]
 struct State {
     frames: VecDeque<Waiting>,
+    /// What the frames cost within the session's own limit.
     bytes: usize,
+    /// What they are within the limit of all.
+    frames_bytes: usize,
+    /// So is the frame that was taken last and is being written: a long one goes in pieces.
+    in_hand: usize,
+    /// The sum of both, as the backlog counts it.
+    held: usize,
     ping: bool,
     closing: Option<Closing>,
     ended: bool,
@@ -68,7 +80,18 @@ struct Waiting {
     cost: usize,
 }
 
+impl Waiting {
+    fn bytes(&self) -> usize {
+        self.frame.len() + FRAME_OVERHEAD_BYTES
+    }
+}
+
 impl Outlet {
+    /// An empty one, counted in `backlog`.
+    pub fn new(backlog: Arc<Backlog>) -> Self {
+        Self { state: Mutex::default(), waker: AtomicWaker::new(), backlog }
+    }
+
     /// Queues a frame; dropped silently once the session is closing or has ended.
     pub fn push(&self, frame: Utf8Bytes, limit: OutletLimit) {
         let cost = (frame.len() + FRAME_OVERHEAD_BYTES).min(limit.bytes_max / 2);
@@ -76,13 +99,15 @@ impl Outlet {
         if state.ended || state.closing.is_some() {
             return;
         }
-        while !state.frames.is_empty() && state.bytes >= limit.bytes_max {
+        while !state.frames.is_empty() && (state.bytes >= limit.bytes_max || self.backlog.is_over_share(state.held, limit.total_bytes_max))
+        {
             match limit.policy {
                 SlowConsumer::Close => {
                     metrics::counter!("plugsocket_slow_consumers_total", "policy" => "close").increment(1);
                     state.forget_frames();
+                    self.count(&mut state);
                     let text = Cow::Borrowed("you do not read fast enough");
-                    state.closing = Some(Closing { code: CloseCode::SlowConsumer, text });
+                    state.closing = Some(Closing { code: CloseCode::SlowConsumer, text, is_cut: false });
                     drop(state);
                     self.waker.wake();
                     return;
@@ -90,11 +115,15 @@ impl Outlet {
                 SlowConsumer::DropOldest => {
                     metrics::counter!("plugsocket_frames_dropped_total", "reason" => "slow_consumer").increment(1);
                     let _ = state.pop();
+                    self.count(&mut state);
                 }
             }
         }
+        let waiting = Waiting { frame, cost };
         state.bytes += cost;
-        state.frames.push_back(Waiting { frame, cost });
+        state.frames_bytes += waiting.bytes();
+        state.frames.push_back(waiting);
+        self.count(&mut state);
         drop(state);
         self.waker.wake();
     }
@@ -109,8 +138,21 @@ impl Outlet {
     pub fn close(&self, code: CloseCode, text: impl Into<Cow<'static, str>>) {
         let mut state = self.lock();
         if state.closing.is_none() && !state.ended {
-            state.closing = Some(Closing { code, text: text.into() });
+            state.closing = Some(Closing { code, text: text.into(), is_cut: false });
         }
+        drop(state);
+        self.waker.wake();
+    }
+
+    /// Ends the session of a client that has taken nothing for too long; what waits for it is dropped. A close that was asked for before
+    /// keeps its reason.
+    pub fn cut(&self, text: &'static str) {
+        let mut state = self.lock();
+        state.forget_frames();
+        state.in_hand = 0;
+        self.count(&mut state);
+        let closing = state.closing.get_or_insert(Closing { code: CloseCode::SlowConsumer, text: text.into(), is_cut: true });
+        closing.is_cut = true;
         drop(state);
         self.waker.wake();
     }
@@ -120,6 +162,8 @@ impl Outlet {
         let mut state = self.lock();
         state.ended = true;
         state.forget_frames();
+        state.in_hand = 0;
+        self.count(&mut state);
     }
 
     /// Whether the session is over.
@@ -132,10 +176,13 @@ impl Outlet {
         self.waker.register(waker);
     }
 
-    /// Takes what is to be written next.
+    /// Takes what is to be written next. What was taken before has been written, and counts no more.
     pub fn take(&self) -> Option<Outgoing> {
         let mut state = self.lock();
-        if let Some(frame) = state.pop() {
+        let next = state.pop();
+        state.in_hand = next.as_ref().map_or(0, |frame| frame.len() + FRAME_OVERHEAD_BYTES);
+        self.count(&mut state);
+        if let Some(frame) = next {
             if state.frames.is_empty() && state.frames.capacity() > KEPT_CAPACITY {
                 state.frames = VecDeque::new();
             }
@@ -155,74 +202,36 @@ impl Outlet {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Tells the backlog what has changed.
+    fn count(&self, state: &mut State) {
+        let now = state.frames_bytes + state.in_hand;
+        if now != state.held {
+            self.backlog.change(state.held, now);
+            state.held = now;
+        }
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 impl State {
     fn pop(&mut self) -> Option<Utf8Bytes> {
-        let Waiting { frame, cost } = self.frames.pop_front()?;
-        self.bytes -= cost;
-        Some(frame)
+        let waiting = self.frames.pop_front()?;
+        self.bytes -= waiting.cost;
+        self.frames_bytes -= waiting.bytes();
+        Some(waiting.frame)
     }
 
     fn forget_frames(&mut self) {
         self.frames = VecDeque::new();
-        self.bytes = 0;
+        (self.bytes, self.frames_bytes) = (0, 0);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn limit(policy: SlowConsumer) -> OutletLimit {
-        OutletLimit { bytes_max: 2 * (FRAME_OVERHEAD_BYTES + 1), policy }
-    }
-
-    fn push(outlet: &Outlet, text: &'static str, policy: SlowConsumer) {
-        outlet.push(Utf8Bytes::from_static(text), limit(policy));
-    }
-
-    fn frame(text: &'static str) -> Option<Outgoing> {
-        Some(Outgoing::Frame(Utf8Bytes::from_static(text)))
-    }
-
-    #[test]
-    fn a_slow_consumer_is_closed_and_its_frames_are_dropped() {
-        let outlet = Outlet::default();
-        for text in ["1", "2", "3", "4"] {
-            push(&outlet, text, SlowConsumer::Close);
-        }
-        let Some(Outgoing::Close(closing)) = outlet.take() else { panic!("no close") };
-        assert_eq!(closing.code, CloseCode::SlowConsumer);
-    }
-
-    #[test]
-    fn or_loses_its_oldest_frames() {
-        let outlet = Outlet::default();
-        for text in ["1", "2", "3"] {
-            push(&outlet, text, SlowConsumer::DropOldest);
-        }
-        assert_eq!((outlet.take(), outlet.take(), outlet.take()), (frame("2"), frame("3"), None));
-    }
-
-    #[test]
-    fn a_frame_over_the_limit_passes_while_little_waits() {
-        let outlet = Outlet::default();
-        push(&outlet, "1", SlowConsumer::Close);
-        outlet.push("x".repeat(1000).into(), limit(SlowConsumer::Close));
-        assert_eq!(outlet.take(), frame("1"));
-        assert!(matches!(outlet.take(), Some(Outgoing::Frame(_))));
-    }
-
-    #[test]
-    fn a_close_comes_after_earlier_frames_and_the_first_reason_stands() {
-        let outlet = Outlet::default();
-        push(&outlet, "1", SlowConsumer::Close);
-        outlet.close(CloseCode::Application, "bye");
-        outlet.close(CloseCode::Idle, "idle");
-        push(&outlet, "2", SlowConsumer::Close);
-        assert_eq!(outlet.take(), frame("1"));
-        let Some(Outgoing::Close(closing)) = outlet.take() else { panic!("no close") };
-        assert_eq!((closing.code, closing.text.as_ref()), (CloseCode::Application, "bye"));
-    }
-}
+mod tests;

@@ -293,7 +293,7 @@ mod tests {
         fn seat(&self, connection_id: Option<&str>, user: &str, groups: &[&str]) -> Arc<Session> {
             let settings = Arc::new(arc_swap::ArcSwap::from_pointee(Settings::default()));
             let id = SessionId::random(&self.node).unwrap();
-            let session = Arc::new(Session::new(id.clone(), IpAddr::from([127, 0, 0, 1]), settings, 0));
+            let session = Arc::new(Session::new(id.clone(), IpAddr::from([127, 0, 0, 1]), settings, Arc::default(), 0));
             assert!(self.roster.admit(Arc::clone(&session)));
             self.roster.enter(&entry(&id, connection_id, user, groups), || {});
             session
@@ -378,7 +378,7 @@ mod tests {
         let settings = Arc::new(arc_swap::ArcSwap::from_pointee(Settings::default()));
         let newcomer = || {
             let id = SessionId::random(&room.node).unwrap();
-            Arc::new(Session::new(id, IpAddr::from([127, 0, 0, 1]), Arc::clone(&settings), 0))
+            Arc::new(Session::new(id, IpAddr::from([127, 0, 0, 1]), Arc::clone(&settings), Arc::default(), 0))
         };
         assert!(room.roster.admit(newcomer()));
         assert_eq!(room.count(&[Address::All], None), 0);

@@ -32,13 +32,12 @@ impl SessionTask {
         let envelope = Envelope::parse(text, &envelope_limits(limits));
         if let Err(retry_after_ms) = place {
             let id = envelope.as_ref().map_or_else(|error| error.id(), |envelope| envelope.id.as_ref());
-            metrics::counter!("plugsocket_errors_sent_total", "code" => "rate_limited").increment(1);
-            let sentence = "you send faster than this server allows";
-            return self.session.send(frame::error(id, ErrorCode::RateLimited.as_str(), sentence, Some(retry_after_ms)));
+            return rate_limited(&self.session, id, "this connection sends faster than this server allows", retry_after_ms);
         }
         match envelope {
             Err(error) => self.session.send_error(error.id(), ErrorCode::BadFrame, &error.to_string()),
             Ok(envelope) => match envelope.action.as_ref() {
+                "register" if self.is_leaving(&envelope) => {}
                 "register" => self.on_register(&envelope),
                 "ping" => self.session.send(frame::bare("pong", envelope.id.as_ref())),
                 action if SYSTEM_ACTIONS.contains(&action) => {
@@ -59,23 +58,45 @@ impl SessionTask {
         self.pending = Some(Box::pin(async move { Resolved::Registration(registration::register(node, session, request).await) }));
     }
 
+    /// Whether the server drains, and begins nothing new; then the client has been told.
+    fn is_leaving(&self, envelope: &Envelope<'_>) -> bool {
+        let leaving_ms = self.session.ledger().leaving_ms();
+        if let Some(reconnect_after_ms) = leaving_ms {
+            self.session.send_leaving(envelope.id.as_ref(), reconnect_after_ms);
+        }
+        leaving_ms.is_some()
+    }
+
     fn on_message(&mut self, settings: &Settings, envelope: Envelope<'_>) {
         let session = &self.session;
         let Some(registration) = &self.registration else {
             return session.send_error(envelope.id.as_ref(), ErrorCode::NotRegistered, "send `register` first");
         };
+        if let Some(user) = &registration.user_id
+            && let Err(retry_after_ms) = self.node.users.take(user, &settings.limits)
+        {
+            return rate_limited(session, envelope.id.as_ref(), "your user sends faster than this server allows", retry_after_ms);
+        }
         self.sequence += 1;
+        let is_job = settings.actions.contains_key(envelope.action.as_ref());
+        let mut ledger = session.ledger();
+        if let Some(reconnect_after_ms) = ledger.leaving_ms() {
+            drop(ledger);
+            return session.send_leaving(envelope.id.as_ref(), reconnect_after_ms);
+        }
         if envelope.id.is_some() {
-            let mut ledger = session.ledger();
             if ledger.unanswered() >= settings.limits.unanswered_max {
                 drop(ledger);
                 return session.send_error(envelope.id.as_ref(), ErrorCode::Busy, "too many of your requests wait for their answer");
             }
             ledger.expect(self.sequence);
+        } else if is_job {
+            ledger.hand_over();
         }
+        drop(ledger);
         let data = envelope.data.map_or(Json::NULL, Json::from);
         let (connection_id, user_id) = (Arc::clone(&registration.connection_id), registration.user_id.clone());
-        if settings.actions.contains_key(envelope.action.as_ref()) {
+        if is_job {
             let job = Job {
                 session: session.id.clone(),
                 connection_id,
@@ -127,9 +148,9 @@ impl SessionTask {
             Ok(()) if has_receipt => session.send(frame::bare("accepted", client_id.as_ref())),
             Ok(()) => {}
             Err(fallback) => {
-                if session.may_answer(fallback.sequence, client_id.is_some()) {
+                session.answer(fallback.sequence, client_id.is_some(), |session| {
                     session.send_error(client_id.as_ref(), ErrorCode::Busy, "too many of your messages wait for the handler");
-                }
+                });
             }
         }
     }
@@ -152,20 +173,29 @@ async fn offer_when_there_is_room(node: &Node, mut full: Full, wait: Duration) {
 
 fn on_stored(session: Arc<Session>, sequence: u64, client_id: Option<ClientId>, has_receipt: bool) -> OnStored {
     Box::new(move |stored| {
+        let id = client_id.as_ref();
         let (code, sentence) = match stored {
             Stored::Yes => {
-                if has_receipt {
-                    session.send(frame::bare("accepted", client_id.as_ref()));
-                }
-                return;
+                let send = |session: &Session| {
+                    if has_receipt {
+                        session.send(frame::bare("accepted", id));
+                    }
+                };
+                return if id.is_some() { send(&session) } else { session.handed_over(send) };
             }
             Stored::No(reason) => (ErrorCode::Busy, reason),
             Stored::Unknown => (ErrorCode::Unconfirmed, "the queue did not confirm the message; it may run".to_owned()),
         };
-        if session.may_answer(sequence, client_id.is_some()) {
-            session.send_error(client_id.as_ref(), code, &sentence);
+        session.answer(sequence, id.is_some(), |session| session.send_error(id, code, &sentence));
+        if id.is_none() {
+            session.handed_over(|_| {});
         }
     })
+}
+
+fn rate_limited(session: &Session, id: Option<&ClientId>, sentence: &str, retry_after_ms: u64) {
+    metrics::counter!("plugsocket_errors_sent_total", "code" => "rate_limited").increment(1);
+    session.send(frame::error(id, ErrorCode::RateLimited.as_str(), sentence, Some(retry_after_ms)));
 }
 
 fn envelope_limits(limits: &Limits) -> EnvelopeLimits {

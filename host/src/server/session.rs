@@ -2,21 +2,26 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+use super::backlog::Backlog;
 use super::ledger::Ledger;
 use super::outlet::{Outlet, OutletLimit};
 use crate::config::{Limits, LiveSettings};
-use crate::wire::codes::ErrorCode;
+use crate::wire::codes::{CloseCode, ErrorCode};
 use crate::wire::envelope::ClientId;
 use crate::wire::frame;
 use crate::wire::ids::SessionId;
 
-/// `unregistered_since_ms` of a session that is registered, or whose registration is being decided.
+/// `unregistered_since_ms` of a session that is registered, or whose registration is being decided; `stalled_since_ms` of a client that takes
+/// what there is for it.
 const NOT_WAITING: u64 = u64::MAX;
+
+/// What clients of a server that drains are told.
+const GOING: &str = "this server is going away; connect again";
 
 /// The shared half of one socket's session; its task owns the rest.
 pub(crate) struct Session {
@@ -31,20 +36,22 @@ pub(crate) struct Session {
     unregistered_since_ms: AtomicU64,
     heard_ms: AtomicU64,
     pinged_ms: AtomicU64,
+    stalled_since_ms: AtomicU64,
 }
 
 impl Session {
     /// A session that has just been accepted. Times are milliseconds of the node's clock.
-    pub fn new(id: SessionId, ip: IpAddr, settings: LiveSettings, now_ms: u64) -> Self {
+    pub fn new(id: SessionId, ip: IpAddr, settings: LiveSettings, backlog: Arc<Backlog>, now_ms: u64) -> Self {
         Self {
             id,
             ip,
-            outlet: Outlet::default(),
+            outlet: Outlet::new(backlog),
             settings,
             ledger: Mutex::default(),
             unregistered_since_ms: AtomicU64::new(now_ms),
             heard_ms: AtomicU64::new(now_ms),
             pinged_ms: AtomicU64::new(now_ms),
+            stalled_since_ms: AtomicU64::new(NOT_WAITING),
         }
     }
 
@@ -73,10 +80,52 @@ impl Session {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an answer to this message may go out: the first one, that is.
-    pub fn may_answer(&self, sequence: u64, has_id: bool) -> bool {
+    /// Sends an answer to this message, when it is the first one; says whether it was. `send` must not look at the ledger.
+    pub fn answer(&self, sequence: u64, has_id: bool, send: impl FnOnce(&Self)) -> bool {
         let mut ledger = self.ledger();
-        if has_id { ledger.answer(sequence) } else { ledger.answer_unnamed(sequence) }
+        let is_first = if has_id { ledger.answer(sequence) } else { ledger.answer_unnamed(sequence) };
+        if is_first {
+            send(self);
+            self.go_if_owed_nothing(&ledger);
+        }
+        is_first
+    }
+
+    /// Tells the client that the server goes away, and when to come back. It is closed when it is owed nothing: at once, or after the last answer.
+    pub fn leave(&self, reconnect_after_ms: u64) {
+        let mut ledger = self.ledger();
+        if ledger.leave(reconnect_after_ms) {
+            self.send(frame::draining(reconnect_after_ms));
+            self.go_if_owed_nothing(&ledger);
+        }
+    }
+
+    /// The queue has answered for a message without an `id`; `send` is what the client is told about it.
+    pub fn handed_over(&self, send: impl FnOnce(&Self)) {
+        let mut ledger = self.ledger();
+        ledger.handed_over();
+        send(self);
+        self.go_if_owed_nothing(&ledger);
+    }
+
+    /// Notes whether the session waits for a registration, or for room in the queue.
+    pub fn set_waiting(&self, is_waiting: bool) {
+        let mut ledger = self.ledger();
+        ledger.set_waiting(is_waiting);
+        self.go_if_owed_nothing(&ledger);
+    }
+
+    /// Refuses to begin something for a client that is to go.
+    pub fn send_leaving(&self, id: Option<&ClientId>, reconnect_after_ms: u64) {
+        metrics::counter!("plugsocket_errors_sent_total", "code" => ErrorCode::Busy.as_str()).increment(1);
+        self.send(frame::error(id, ErrorCode::Busy.as_str(), GOING, Some(reconnect_after_ms)));
+    }
+
+    /// Called with the ledger's lock held, so that no answer is on its way between it and the outlet.
+    fn go_if_owed_nothing(&self, ledger: &Ledger) {
+        if ledger.may_go() {
+            self.outlet.close(CloseCode::Draining, GOING);
+        }
     }
 
     /// The sequence in a `message_id` of this session; `None` for messages that a plugin scheduled.
@@ -94,6 +143,18 @@ impl Session {
         self.heard_ms.store(u64::MAX, Relaxed);
     }
 
+    /// Something waits for the client, and it takes nothing at this moment. `has_moved`: since the last time it took something.
+    pub fn stalled(&self, now_ms: u64, has_moved: bool) {
+        if has_moved || self.stalled_since_ms.load(Relaxed) == NOT_WAITING {
+            self.stalled_since_ms.store(now_ms, Relaxed);
+        }
+    }
+
+    /// Nothing waits for the client.
+    pub fn flows(&self) {
+        self.stalled_since_ms.store(NOT_WAITING, Relaxed);
+    }
+
     /// Starts the time within which the client has to register.
     pub fn await_registration(&self, now_ms: u64) {
         self.unregistered_since_ms.store(now_ms, Relaxed);
@@ -107,6 +168,10 @@ impl Session {
     /// What the heartbeat owes this session.
     pub fn pulse(&self, now_ms: u64, limits: &Limits) -> Option<Pulse> {
         let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let stalled_since = self.stalled_since_ms.load(Relaxed);
+        if stalled_since != NOT_WAITING && now_ms.saturating_sub(stalled_since) >= ms(limits.write_timeout) {
+            return Some(Pulse::Stalled);
+        }
         let unregistered_since = self.unregistered_since_ms.load(Relaxed);
         if unregistered_since != NOT_WAITING && now_ms.saturating_sub(unregistered_since) >= ms(limits.registration_timeout) {
             return Some(Pulse::Unregistered);
@@ -127,6 +192,8 @@ impl Session {
 /// What time has brought for a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pulse {
+    /// It has taken nothing for too long, while something waits for it.
+    Stalled,
     /// It has not registered in time.
     Unregistered,
     /// Nothing heard for too long.
@@ -136,13 +203,15 @@ pub(crate) enum Pulse {
 }
 
 fn outlet_limit(limits: &Limits) -> OutletLimit {
-    OutletLimit { bytes_max: usize::try_from(limits.outgoing_max.as_u64()).unwrap_or(usize::MAX), policy: limits.slow_consumer }
+    OutletLimit {
+        bytes_max: usize::try_from(limits.outgoing_max.as_u64()).unwrap_or(usize::MAX),
+        total_bytes_max: limits.outgoing_total_max.as_u64(),
+        policy: limits.slow_consumer,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::config::Settings;
     use crate::wire::ids::NodeId;
@@ -150,7 +219,7 @@ mod tests {
     fn session() -> Session {
         let id = SessionId::random(&NodeId::random().unwrap()).unwrap();
         let settings = Arc::new(arc_swap::ArcSwap::from_pointee(Settings::default()));
-        Session::new(id, IpAddr::from([127, 0, 0, 1]), settings, 0)
+        Session::new(id, IpAddr::from([127, 0, 0, 1]), settings, Arc::default(), 0)
     }
 
     #[test]
@@ -169,6 +238,23 @@ mod tests {
         assert_eq!(session.pulse(900_000, &limits), None, "who is not read from is not silent");
         session.heard(40_000);
         assert_eq!(session.pulse(100_000, &limits), Some(Pulse::Idle));
+    }
+
+    #[test]
+    fn who_takes_nothing_for_too_long_has_stalled() {
+        let (session, limits) = (session(), Limits::default());
+        session.stop_awaiting_registration();
+        let at = |now_ms| {
+            session.heard(now_ms);
+            session.pulse(now_ms, &limits)
+        };
+        session.stalled(1_000, false);
+        session.stalled(20_000, false);
+        assert_eq!((at(30_999), at(31_000)), (None, Some(Pulse::Stalled)), "since it has first taken nothing");
+        session.stalled(31_000, true);
+        assert_eq!(at(60_999), None, "it has taken something meanwhile");
+        session.flows();
+        assert_eq!(at(900_000), None);
     }
 
     #[test]

@@ -2,18 +2,22 @@
 
 use std::borrow::Cow;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::{Sink, SinkExt, Stream};
-use tokio::time::timeout;
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame, coding};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
 
+use super::backlog::Backlog;
 use super::handshake;
+use super::outflow::Outflow;
 use super::outlet::{Closing, Outgoing};
 use super::session::Session;
 use super::stream::Stream as Wire;
@@ -21,8 +25,8 @@ use crate::wire::codes::CloseCode;
 
 /// tungstenite's own default is 128 KiB for each of the two, per connection.
 const READ_BUFFER_BYTES: usize = 4096;
-/// More than this is written without waiting for the flush.
-const WRITE_BUFFER_BYTES: usize = 4096;
+/// Each frame goes on at once: what collects them is below, and keeps no memory once they have left.
+const WRITE_BUFFER_BYTES: usize = 0;
 /// Longer messages leave in fragments of this length: tungstenite's write buffer never shrinks, so one long frame would be kept in memory for
 /// the rest of the connection's life.
 const FRAGMENT_BYTES: usize = 16 * 1024;
@@ -38,19 +42,21 @@ pub(crate) struct Ending {
     pub code: CloseCode,
     /// The close frame's text; `None` when the client closed or is gone, and no close frame is due.
     pub text: Option<Cow<'static, str>>,
+    /// The client takes nothing: there is no use in telling it.
+    is_cut: bool,
 }
 
 impl Ending {
-    const CLIENT: Self = Self { code: CloseCode::Normal, text: None };
+    const CLIENT: Self = Self { code: CloseCode::Normal, text: None, is_cut: false };
 
     fn fault(code: CloseCode, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, text: Some(text.into()) }
+        Self { code, text: Some(text.into()), is_cut: false }
     }
 }
 
 impl From<Closing> for Ending {
     fn from(closing: Closing) -> Self {
-        Self { code: closing.code, text: Some(closing.text) }
+        Self { code: closing.code, text: Some(closing.text), is_cut: closing.is_cut }
     }
 }
 
@@ -80,22 +86,29 @@ pub(crate) enum Event {
 
 /// The socket, owned by its session's task.
 pub(crate) struct Socket {
-    stream: WebSocketStream<Wire>,
+    stream: WebSocketStream<Outflow<Wire>>,
     /// What is still to be sent of a long message.
     unsent: Bytes,
     is_unflushed: bool,
+    /// What the client had taken when it last took nothing.
+    written: u64,
+}
+
+/// tungstenite's settings for messages of at most `frame_bytes_max`.
+pub(super) fn config(frame_bytes_max: usize) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_message_size(Some(frame_bytes_max))
+        .max_frame_size(Some(frame_bytes_max))
 }
 
 impl Socket {
     /// Takes an upgraded socket over. `rest` is what was read behind the request head.
-    pub async fn open(socket: Wire, rest: Vec<u8>, frame_bytes_max: usize) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(WRITE_BUFFER_BYTES)
-            .max_message_size(Some(frame_bytes_max))
-            .max_frame_size(Some(frame_bytes_max));
-        let stream = WebSocketStream::from_partially_read(socket, rest, Role::Server, Some(config)).await;
-        Self { stream, unsent: Bytes::new(), is_unflushed: false }
+    pub async fn open(socket: Wire, rest: Vec<u8>, frame_bytes_max: usize, backlog: Arc<Backlog>) -> Self {
+        let outflow = Outflow::new(socket, backlog);
+        let stream = WebSocketStream::from_partially_read(outflow, rest, Role::Server, Some(config(frame_bytes_max))).await;
+        Self { stream, unsent: Bytes::new(), is_unflushed: false, written: 0 }
     }
 
     /// Writes what waits in the session's outlet and, when `is_reading`, answers the next text frame. Resumes when a frame comes, the outlet has
@@ -106,22 +119,31 @@ impl Socket {
         if let Poll::Ready(Err(ending)) = fed {
             return Poll::Ready(Event::Ended(ending));
         }
-        if is_reading && let Poll::Ready(event) = self.poll_read(context, session, now_ms) {
+        if fed.is_pending() {
+            self.note_stall(session, now_ms());
+        }
+        if is_reading && let Poll::Ready(event) = self.poll_read(context, session, &now_ms) {
             return Poll::Ready(event);
         }
-        if self.is_unflushed
-            && fed.is_ready()
-            && let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(context)
-        {
-            self.is_unflushed = false;
-            if let Err(error) = flushed {
-                return Poll::Ready(Event::Ended(error.into()));
+        if self.is_unflushed && fed.is_ready() {
+            match Pin::new(&mut self.stream).poll_flush(context) {
+                Poll::Ready(Ok(())) => {
+                    self.is_unflushed = false;
+                    session.flows();
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Event::Ended(error.into())),
+                Poll::Pending => self.note_stall(session, now_ms()),
             }
         }
         Poll::Pending
     }
 
-    fn poll_read(&mut self, context: &mut Context<'_>, session: &Session, now_ms: impl Fn() -> u64) -> Poll<Event> {
+    fn note_stall(&mut self, session: &Session, now_ms: u64) {
+        let before = std::mem::replace(&mut self.written, self.stream.get_ref().written());
+        session.stalled(now_ms, before != self.written);
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>, session: &Session, now_ms: &impl Fn() -> u64) -> Poll<Event> {
         loop {
             let message = ready!(Pin::new(&mut self.stream).poll_next(context));
             session.heard(now_ms());
@@ -166,19 +188,37 @@ impl Socket {
         }
     }
 
-    /// Sends the close frame, when one is due, and ends the connection, within a bounded time.
+    /// Sends the close frame, when one is due, and ends the connection, within a bounded time. Who takes nothing is cut: what the system still
+    /// has for it would wait for minutes.
     pub async fn close(mut self, ending: Ending) {
-        let _ = timeout(CLOSE_TIMEOUT, async {
-            if let Some(text) = ending.text {
-                let code = coding::CloseCode::from(ending.code.number());
-                let frame = CloseFrame { code, reason: within(&text, CLOSE_TEXT_BYTES_MAX).into() };
-                self.stream.send(Message::Close(Some(frame))).await?;
-            } else {
-                self.stream.flush().await?;
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        let told = if ending.is_cut { None } else { timeout_at(deadline, self.tell(ending)).await.ok() };
+        let wire = self.stream.get_mut().stream();
+        match told {
+            Some(Ok(())) => {
+                let _ = timeout_at(deadline, handshake::linger(wire)).await;
             }
-            handshake::linger(self.stream.get_mut()).await.map_err(Error::Io)
-        })
-        .await;
+            Some(Err(_)) => {}
+            None => {
+                let tcp = match wire {
+                    Wire::Plain(stream) => &*stream,
+                    Wire::Tls(stream) => stream.get_ref().0,
+                };
+                let _ = tcp.set_zero_linger(); // Fails only on a connection that is gone.
+            }
+        }
+    }
+
+    async fn tell(&mut self, ending: Ending) -> Result<(), Error> {
+        if let Some(text) = ending.text {
+            let code = coding::CloseCode::from(ending.code.number());
+            let frame = CloseFrame { code, reason: within(&text, CLOSE_TEXT_BYTES_MAX).into() };
+            self.stream.send(Message::Close(Some(frame))).await?;
+        } else {
+            self.stream.flush().await?;
+        }
+        // After both close frames tungstenite ends without flushing what is below it.
+        self.stream.get_mut().flush().await.map_err(Error::Io)
     }
 }
 

@@ -52,12 +52,14 @@ impl SessionTask {
     ///
     /// Dropping the future queues `disconnect` with reason `lost`.
     pub async fn run(mut self, mut socket: Socket) {
+        self.session.set_waiting(self.pending.is_some());
         let ending = loop {
             match poll_fn(|context| self.poll_turn(context, &mut socket)).await {
                 Turn::Text(text) => {
                     self.on_text(&text);
                     if self.pending.is_some() {
                         self.session.pause();
+                        self.session.set_waiting(true);
                     }
                 }
                 Turn::Resolved(resolved) => self.on_resolved(resolved),
@@ -104,6 +106,7 @@ impl SessionTask {
                 self.session.await_registration(self.node.now_ms());
             }
         }
+        self.session.set_waiting(self.pending.is_some());
     }
 
     fn finish(&mut self, ending: &Ending) {

@@ -24,6 +24,13 @@ pub fn bare(action: &str, id: Option<&ClientId>) -> Bytes {
     frame.freeze()
 }
 
+/// Tells the client that the server goes away, and when to come back.
+#[must_use]
+pub fn draining(reconnect_after_ms: u64) -> Bytes {
+    let data = Json::encode(&serde_json::json!({"reconnect_after_ms": reconnect_after_ms}));
+    data.map_or_else(|_| bare("draining", None), |data| message("draining", None, &data))
+}
+
 /// An `error` frame. `code` is a plugin's own or [`ErrorCode::as_str`].
 #[must_use]
 pub fn error(id: Option<&ClientId>, code: &str, text: &str, retry_after_ms: Option<u64>) -> Bytes {
@@ -66,6 +73,7 @@ mod tests {
             (message("chat_text", None, &Json::NULL), r#"{"action":"chat_text","data":null}"#),
             (message("q\"\n", None, &data), r#"{"action":"q\"\n","data":{"text":"hi"}}"#),
             (bare("accepted", id.as_ref()), r#"{"action":"accepted","id":"7"}"#),
+            (draining(1500), r#"{"action":"draining","data":{"reconnect_after_ms":1500}}"#),
             (bare("pong", None), r#"{"action":"pong"}"#),
             (
                 coded_error(None, ErrorCode::Busy, "queue is full"),

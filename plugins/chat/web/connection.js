@@ -31,6 +31,8 @@ class Connection {
     this.registration = null;
     this.registered = false;
     this.attempts = 0;
+    /** When the server that goes away wants us back, in ms of Date.now(). */
+    this.comeBackAt = null;
     this.nextId = 1;
     this.waiting = new Map();
     this.timers = {};
@@ -45,6 +47,7 @@ class Connection {
 
   open() {
     this.drop();
+    this.comeBackAt = null;
     this.on.state("connecting", "Connecting…");
     let socket;
     try {
@@ -113,6 +116,12 @@ class Connection {
       else waiting.resolve(data);
       return;
     }
+    if (action === "draining") {
+      // The socket stays until what was asked before is answered; the server closes it.
+      this.comeBackAt = Date.now() + (Number(data?.reconnect_after_ms) || 0);
+      if (this.registered) this.on.state("online", "The server is about to restart");
+      return;
+    }
     if (typeof action === "string") this.on.frame(action, data ?? {});
   }
 
@@ -127,6 +136,9 @@ class Connection {
     this.drop();
     if (code >= 4000 && code <= 4099) {
       this.on.state("offline", `Closed by the server: ${reason || "no reason given"} (${code})`, { closed: this.registration !== null });
+    } else if (this.registration && this.comeBackAt !== null) {
+      // A moment of our own: the server has spread its clients over some time.
+      this.wait(Math.max(0, this.comeBackAt - Date.now()), "The server restarts; reconnecting");
     } else if (this.registration) {
       const ceiling = Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** Math.min(this.attempts++, 10));
       // Half fixed, half random: after a restart of the server its clients must not all come back at once.
@@ -136,9 +148,9 @@ class Connection {
     }
   }
 
-  wait(delayMs) {
+  wait(delayMs, detail = "Reconnecting") {
     const due = Date.now() + delayMs;
-    const tell = () => this.on.state("offline", "Reconnecting", { waitSeconds: Math.max(1, Math.ceil((due - Date.now()) / 1000)) });
+    const tell = () => this.on.state("offline", detail, { waitSeconds: Math.max(1, Math.ceil((due - Date.now()) / 1000)) });
     tell();
     this.timers.countdown = setInterval(tell, 500);
     this.timers.reconnect = setTimeout(() => this.open(), delayMs);

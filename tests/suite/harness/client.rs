@@ -194,6 +194,18 @@ impl Client {
         }
     }
 
+    /// The answer with this id; `None` when the connection ends before, or nothing comes in time.
+    pub async fn next_or_closed(&mut self, id: &Value) -> Option<Value> {
+        let end = Instant::now() + self.patience;
+        loop {
+            let frame = self.receive(end).await?;
+            if frame.get("id") == Some(id) {
+                return Some(frame);
+            }
+            self.inbox.push_back(frame);
+        }
+    }
+
     /// Everything received so far and within the next `time`, in order, leaving the inbox empty. For assertions that something does not come.
     pub async fn drain(&mut self, time: Duration) -> Vec<Value> {
         let end = Instant::now() + time;

@@ -85,8 +85,16 @@ impl Process {
     ///
     /// # Panics
     /// When it can't be started.
-    pub fn spawn(name: &str, mut command: Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    pub fn spawn(name: &str, command: Command) -> Self {
+        Self::spawn_with(name, command, Stdio::null())
+    }
+
+    /// As [`Self::spawn`], with something on its standard input.
+    ///
+    /// # Panics
+    /// As [`Self::spawn`].
+    pub fn spawn_with(name: &str, mut command: Command, stdin: Stdio) -> Self {
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("can't start {name} ({command:?}): {error}"));
         let output = Arc::new(Output::default());
         output.read_from(child.stdout.take().unwrap());

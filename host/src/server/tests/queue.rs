@@ -20,6 +20,8 @@ use crate::wire::job::Job;
 #[derive(Debug, Clone)]
 pub(super) enum Mode {
     Answer(Stored),
+    /// Answered when the test calls what is in `held`.
+    Hold,
     Full,
 }
 
@@ -27,6 +29,7 @@ pub(super) struct TestQueue {
     pub mode: Mutex<Mode>,
     /// What was set aside, and why.
     pub dead: Mutex<Vec<(Job, String)>>,
+    pub held: Mutex<Vec<OnStored>>,
     pub entries: Mutex<BTreeMap<String, Entry>>,
     /// Who has the id of the next connection, on another node.
     pub elsewhere: Mutex<Option<SessionId>>,
@@ -61,6 +64,7 @@ pub(super) fn open() -> Opened {
     let inside = Arc::new(TestQueue {
         mode: Mutex::new(Mode::Answer(Stored::Yes)),
         dead: Mutex::default(),
+        held: Mutex::default(),
         entries: Mutex::default(),
         elsewhere: Mutex::default(),
         estate: Mutex::default(),
@@ -85,6 +89,11 @@ impl Inbox for TestQueue {
             Mode::Answer(stored) => {
                 let _ = self.jobs.send(job);
                 on_stored(stored);
+                Ok(())
+            }
+            Mode::Hold => {
+                self.held.lock().unwrap().push(on_stored);
+                let _ = self.jobs.send(job);
                 Ok(())
             }
             Mode::Full => Err(Full { job, on_stored }),
