@@ -5,7 +5,9 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::server::{ConnectOn, ServerSettings};
 use super::settings::Settings;
+use super::token::TokenPlace;
 use crate::wire::codes::SYSTEM_ACTIONS;
 use crate::wire::job::JOB_DATA_BYTES_MAX;
 
@@ -22,6 +24,8 @@ const LEASE_MIN: Duration = Duration::from_millis(500);
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// One frame counts for at most half of the limit, so a tiny limit would bound nothing.
 const OUTGOING_MIN: u64 = 1024;
+const TOKEN_KEYS_MAX: usize = 16;
+const TOKEN_LEEWAY_MAX: Duration = Duration::from_secs(3600);
 const QUEUES: [&str; 4] = ["redis://", "redis+unix://", "unix://", "rediss://"];
 
 /// What is wrong with a key.
@@ -161,6 +165,45 @@ fn check_server(settings: &Settings) -> Result<(), Fault> {
     }
     if server.paths.is_empty() || server.paths.iter().any(|path| !path.starts_with('/') || path.contains(['?', '#', ' '])) {
         return fault("paths", "must name at least one path, each beginning with / and without a query");
+    }
+    check_token(server)
+}
+
+fn check_token(server: &ServerSettings) -> Result<(), Fault> {
+    let fault = |key: &str, reason: &str| Err(Fault { key: format!("server.token.{key}"), reason: reason.to_owned() });
+    let token = &server.token;
+    let mut places = Vec::new();
+    for entry in &token.from {
+        match entry.parse::<TokenPlace>() {
+            Ok(place) if places.contains(&place) => return fault("from", &format!("`{entry}` is there twice")),
+            Ok(place) => places.push(place),
+            Err(reason) => return fault("from", &reason),
+        }
+    }
+    let registers = places.iter().filter(|place| matches!(place, TokenPlace::Register(_))).count();
+    if registers > 1 {
+        return fault("from", "may name one register:MEMBER");
+    }
+    if token.keys.is_empty() {
+        return Ok(());
+    }
+    if places.is_empty() {
+        return fault("from", "must say where a token may be, such as header:Authorization");
+    }
+    if server.connect_on == ConnectOn::Upgrade && registers == places.len() {
+        return fault(
+            "from",
+            "has register:MEMBER only, which comes too late for connect_on = \"upgrade\"; add header:Authorization or another place",
+        );
+    }
+    if token.keys.len() > TOKEN_KEYS_MAX {
+        return fault("keys", "may be at most 16: each may be tried for a token");
+    }
+    if token.leeway > TOKEN_LEEWAY_MAX {
+        return fault("leeway", "must be at most 1h: it lengthens every token's life");
+    }
+    if token.expiry_warning > DURATION_MAX {
+        return fault("expiry_warning", "must be at most 100 years");
     }
     Ok(())
 }

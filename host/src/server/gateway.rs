@@ -15,11 +15,10 @@ use super::head::{self, Rejection};
 use super::life::{self, Stops};
 use super::node::{Current, Node};
 use super::seats::{FULL_FOR_IP, Seat, Seats};
-use super::session::Session;
 use super::socket::Socket;
 use super::stream::Stream;
 use super::task::SessionTask;
-use super::{cleaner, handshake, heartbeat, ticker};
+use super::{cleaner, handshake, heartbeat, ticker, upgrade};
 use crate::wire::codes::CloseCode;
 use crate::wire::ids::SessionId;
 
@@ -53,6 +52,9 @@ pub(super) async fn run(listener: TcpListener, current: Current, stop: Cancellat
     parts.spawn(heartbeat::run(Arc::clone(&current), parts_stop.clone()));
     parts.spawn(ticker::run(Arc::clone(&current), stop.child_token()));
     parts.spawn(cleaner::run(Arc::clone(&current), stop.child_token()));
+    if let Some(tokens) = current.load().tokens.clone() {
+        parts.spawn(tokens.follow(stop.child_token()));
+    }
     let gate = Gate {
         current: Arc::clone(&current),
         seats: Arc::default(),
@@ -151,7 +153,7 @@ async fn open(
 ) -> Option<(SessionTask, Socket)> {
     let settings = node.settings.load_full();
     let reading = stop.run_until_cancelled(handshake::read(&mut stream, &settings)).await;
-    let request = match reading.unwrap_or(Err(Unanswered::Refused(head::DRAINING))) {
+    let mut request = match reading.unwrap_or(Err(Unanswered::Refused(head::DRAINING))) {
         Ok(request) => request,
         Err(Unanswered::Refused(rejection)) => {
             node.refusals.note(rejection.cause, ip, &rejection.body);
@@ -162,14 +164,24 @@ async fn open(
     };
     let id = SessionId::random(&node.id);
     let id = id.inspect_err(|error| tracing::error!(%error, "the system's random source failed; connection dropped")).ok()?;
-    handshake::accept(&mut stream, &request, settings.limits.handshake_timeout).await.ok()?;
+    let admitted = match upgrade::admit(&node, &mut request, (id, ip), &stop).await {
+        Ok(admitted) => admitted,
+        Err(rejection) => {
+            node.refusals.note(rejection.cause, ip, &rejection.body);
+            handshake::refuse(&mut stream, &rejection).await;
+            return None;
+        }
+    };
+    if handshake::accept(&mut stream, &request, settings.limits.handshake_timeout).await.is_err() {
+        admitted.leave(&node, CloseCode::Normal);
+        return None;
+    }
     let frame_bytes_max = usize::try_from(settings.limits.frame_in_max.as_u64()).unwrap_or(usize::MAX);
     let socket = Socket::open(stream, request.rest, frame_bytes_max).await;
-    let session = Arc::new(Session::new(id, ip, Arc::clone(&node.settings), node.now_ms()));
-    if !node.roster.admit(Arc::clone(&session)) {
-        session.outlet.close(CloseCode::Draining, "this server is going away; connect again");
+    if admitted.registration.is_none() && !node.roster.admit(Arc::clone(&admitted.session)) {
+        admitted.session.outlet.close(CloseCode::Draining, "this server is going away; connect again");
     }
-    Some((SessionTask::new(node, session, request.head, alive), socket))
+    Some((SessionTask::new(node, admitted, request.head, alive), socket))
 }
 
 #[cfg(test)]

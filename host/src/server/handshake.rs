@@ -26,6 +26,8 @@ pub(crate) struct Request {
     accept: String,
     /// What came behind the head: the client's first frames.
     pub rest: Vec<u8>,
+    /// The subprotocol that is answered.
+    pub subprotocol: Option<String>,
 }
 
 /// Why there is no request to upgrade.
@@ -49,7 +51,7 @@ pub(crate) async fn read(stream: &mut Stream, settings: &Settings) -> Result<Req
     let (mut bytes, end) = reading.unwrap_or(Err(Unanswered::Refused(head::TIMED_OUT)))?;
     let rest = bytes.split_off(end).to_vec();
     let (head, accept) = Head::check(&bytes, settings).map_err(Unanswered::Refused)?;
-    Ok(Request { head, accept, rest })
+    Ok(Request { head, accept, rest, subprotocol: None })
 }
 
 /// Answers that from here on it is a WebSocket.
@@ -58,8 +60,10 @@ pub(crate) async fn read(stream: &mut Stream, settings: &Settings) -> Result<Req
 /// The client takes no answer, or not in time.
 pub(crate) async fn accept(stream: &mut Stream, request: &Request, limit: Duration) -> io::Result<()> {
     let accept = &request.accept;
-    let response =
-        format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n");
+    let protocol = request.subprotocol.as_ref().map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n")).unwrap_or_default();
+    let response = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n{protocol}\r\n"
+    );
     timeout(limit, async {
         stream.write_all(response.as_bytes()).await?;
         stream.flush().await

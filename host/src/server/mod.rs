@@ -6,6 +6,7 @@
 mod announce;
 mod cleaner;
 mod delivery;
+mod expiry;
 mod gateway;
 mod handler_calls;
 mod handler_work;
@@ -13,6 +14,7 @@ mod handshake;
 mod head;
 mod heartbeat;
 mod hold;
+mod identify;
 mod ledger;
 mod life;
 mod node;
@@ -32,6 +34,8 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod ticker;
+mod token;
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::gateway::Drained;
 use self::node::{Current, Node};
+use self::token::{KeyError, Tokens};
 use crate::config::LiveSettings;
 use crate::plugin::Plugins;
 use crate::queue::Queue;
@@ -60,6 +65,9 @@ pub enum ServerError {
         #[source]
         source: std::io::Error,
     },
+    /// A key of `server.token.keys` can't be used.
+    #[error(transparent)]
+    Token(#[from] KeyError),
 }
 
 /// A server that listens and does not accept yet.
@@ -73,13 +81,16 @@ impl Server {
     /// Binds `server.listen`, port 0 included. Clients may connect from here on; they are served once [`Self::run`] runs.
     ///
     /// # Errors
-    /// [`ServerError::Bind`]
+    /// [`ServerError`]
     pub async fn bind(queue: Queue, plugins: Arc<dyn Plugins>, settings: LiveSettings, node: NodeId) -> Result<Self, ServerError> {
+        let tokens = Tokens::open(&settings.load().server.token)?;
         let address = settings.load().server.listen;
         let bind_error = |source| ServerError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(bind_error)?;
         let address = listener.local_addr().map_err(bind_error)?;
-        Ok(Self { listener, address, current: Arc::new(ArcSwap::from_pointee(Node::new(node, queue, plugins, settings))) })
+        let mut node = Node::new(node, queue, plugins, settings);
+        node.tokens = tokens;
+        Ok(Self { listener, address, current: Arc::new(ArcSwap::from_pointee(node)) })
     }
 
     /// The address that was bound.

@@ -12,6 +12,7 @@ use super::handler_calls::HandlerCalls;
 use super::hold::Hold;
 use super::refusals::Refusals;
 use super::roster::Roster;
+use super::token::Tokens;
 use crate::config::LiveSettings;
 use crate::plugin::Plugins;
 use crate::queue::{Health, Queue};
@@ -39,6 +40,8 @@ pub(crate) struct Node {
     pub hold: Hold,
     /// Who was not let in, or sent away, and why.
     pub refusals: Refusals,
+    /// What checks clients' tokens; `None` when they need none.
+    pub tokens: Option<Arc<Tokens>>,
     started: Instant,
     is_receiving: AtomicBool,
 }
@@ -47,7 +50,7 @@ pub(crate) struct Node {
 pub(crate) type Current = Arc<ArcSwap<Node>>;
 
 impl Node {
-    /// A node without sessions.
+    /// A node without sessions, which asks for no tokens.
     pub fn new(id: NodeId, queue: Queue, plugins: Arc<dyn Plugins>, settings: LiveSettings) -> Self {
         Self {
             roster: Arc::new(Roster::new(id.clone())),
@@ -60,6 +63,7 @@ impl Node {
             alive: TaskTracker::new(),
             hold: Hold::default(),
             refusals: Refusals::default(),
+            tokens: None,
             started: Instant::now(),
             is_receiving: AtomicBool::new(false),
         }
@@ -71,7 +75,7 @@ impl Node {
     /// When the system's random source fails.
     pub fn successor(&self) -> Result<Self, getrandom::Error> {
         let fresh = Self::new(NodeId::random()?, self.queue.clone(), Arc::clone(&self.plugins), Arc::clone(&self.settings));
-        Ok(Self { started: self.started, ..fresh })
+        Ok(Self { started: self.started, tokens: self.tokens.clone(), ..fresh })
     }
 
     /// Milliseconds of the server's own clock, which never jumps.

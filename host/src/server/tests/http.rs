@@ -8,10 +8,10 @@ use tokio::time::timeout;
 
 use super::harness::{House, PATIENCE};
 
-const HEAD: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+pub(super) const HEAD: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-async fn answer(house: &House, request: &str) -> String {
+pub(super) async fn answer(house: &House, request: &str) -> String {
     let mut socket = TcpStream::connect(house.address).await.unwrap();
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
