@@ -108,7 +108,9 @@ async fn every_algorithm_in_every_place_and_no_bad_token_in_any() {
     }
     assert_eq!(enter(&url, "nowhere", "").await.unwrap_err(), "refused 4003");
     assert_eq!(enter(&url, "header", &good).await.unwrap()["user_id"], "7", "a good one comes in after all of them");
-    for (cause, count) in [("token_expired", "4"), ("token_not_yet", "4"), ("token_signature", "8"), ("token_malformed", "4"), ("token_missing", "1")] {
+    for (cause, count) in
+        [("token_expired", "4"), ("token_not_yet", "4"), ("token_signature", "8"), ("token_malformed", "4"), ("token_missing", "1")]
+    {
         assert_eq!(door.refusals(cause), count, "{cause}");
     }
     let log = door.server.lines();
@@ -135,13 +137,15 @@ async fn a_key_file_is_replaced_while_the_server_runs() {
 #[tokio::test]
 async fn a_session_ends_with_its_token_unless_a_fresh_one_comes() {
     let issuer = Issuer::hs256();
-    let door = Door::open(&[&issuer], |config| config.with("server.connect_on", "upgrade").with("server.token.leeway", "0s"));
+    let door = Door::open(&[&issuer], |config| {
+        config.with("server.connect_on", "upgrade").with("server.token.leeway", "0s").with("server.token.expiry_warning", "1h")
+    });
     let (url, bearer) = (door.server.ws_url(), format!("Bearer {}", issuer.token(&claims("7", 30))));
     let mut client = Client::try_connect(&url, &[("authorization", &bearer)]).await.unwrap();
     client.set_patience(START_PATIENCE);
     assert_eq!(client.next_action("registered").await["user_id"], "7");
     assert!(client.next_action("expiring").await["expires_in_ms"].as_u64().unwrap() <= 30_000);
-    client.register(json!({"token": issuer.token(&claims("7", 50))})).await;
+    client.register(json!({"token": issuer.token(&claims("7", 100))})).await;
     assert!(client.next_action("expiring").await["expires_in_ms"].as_u64().unwrap() > 30_000, "the fresh one counts");
     assert_eq!(client.try_request("register", json!({"token": "x"})).await.unwrap_err()["code"], "refused");
     client.register(json!({"token": issuer.token(&claims("7", 2))})).await;
@@ -175,7 +179,8 @@ fn a_bad_key_or_place_is_an_error_at_the_start() {
         assert!(line.contains(named), "{line}");
         assert_eq!(server.wait_exit(PATIENCE).code(), Some(2));
     }
-    let late = config("redis://127.0.0.1:1", &[&issuer]).with("server.token.from", vec!["register:token"]).with("server.connect_on", "upgrade");
+    let late =
+        config("redis://127.0.0.1:1", &[&issuer]).with("server.token.from", vec!["register:token"]).with("server.connect_on", "upgrade");
     let mut server = Process::server(&late);
     server.wait_line("too late for connect_on", START_PATIENCE);
     assert_eq!(server.wait_exit(PATIENCE).code(), Some(2));

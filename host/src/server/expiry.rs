@@ -24,10 +24,15 @@ impl Default for Expiry {
 }
 
 impl Expiry {
-    /// From here on a token with this `exp` counts, and no other.
-    pub fn set(&self, expires_ms: u64, settings: &TokenSettings) {
+    /// From here on a token with this `exp` counts, and no other. There is no warning: nobody is registered with it yet.
+    pub fn bound(&self, expires_ms: u64, settings: &TokenSettings) {
         self.expires_ms.store(expires_ms, Relaxed);
         self.closed_at_ms.store(expires_ms.saturating_add(ms(settings.leeway)), Relaxed);
+    }
+
+    /// As [`Self::bound`], for the token of a registration: its end is told beforehand.
+    pub fn set(&self, expires_ms: u64, settings: &TokenSettings) {
+        self.bound(expires_ms, settings);
         self.warned_at_ms.store(expires_ms.saturating_sub(ms(settings.expiry_warning)), Relaxed);
     }
 
@@ -59,6 +64,8 @@ mod tests {
     fn one_warning_then_the_end_and_a_fresh_token_begins_anew() {
         let (expiry, settings) = (Expiry::default(), TokenSettings::default());
         assert_eq!(expiry.due(), None, "no token");
+        expiry.bound(1_000_000, &settings);
+        assert_eq!((expiry.due_at(999_999), expiry.due_at(1_010_000)), (None, Some(Pulse::Expired)));
         expiry.set(1_000_000, &settings);
         assert_eq!(expiry.due_at(939_999), None);
         assert_eq!(expiry.due_at(940_500), Some(Pulse::Expiring { in_ms: 59_500 }));

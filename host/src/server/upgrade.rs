@@ -56,7 +56,7 @@ pub(crate) async fn admit(
     }
     if !is_asked {
         if let Some(verified) = &verified {
-            session.expiry.set(verified.expires_ms, &node.settings.load().server.token);
+            session.expiry.bound(verified.expires_ms, &node.settings.load().server.token);
         }
         return Ok(Admitted { session, verified, registration: None });
     }

@@ -117,7 +117,11 @@ async fn a_token_that_can_not_come_later_is_asked_for_at_once() {
 #[tokio::test]
 async fn the_end_of_a_token_is_told_and_a_fresh_one_goes_on() {
     for connect_on in [ConnectOn::Register, ConnectOn::Upgrade] {
-        let mut door = Door::open(&EVERYWHERE[..1], |settings| settings.server.connect_on = connect_on).await;
+        let mut door = Door::open(&EVERYWHERE[..1], |settings| {
+            settings.server.connect_on = connect_on;
+            settings.server.token.expiry_warning = Duration::from_secs(3600);
+        })
+        .await;
         let bearer = format!("Bearer {}", door.token("7", 30));
         let (mut client, _) = door.house.client_with("/", &[("authorization", &bearer)]).await;
         if connect_on == ConnectOn::Register {
@@ -131,8 +135,8 @@ async fn the_end_of_a_token_is_told_and_a_fresh_one_goes_on() {
         // A bad one changes nothing.
         client.send(json!({"action": "register", "data": {"token": door.token("7", -1)}})).await;
         assert_eq!(client.error().await, "refused");
-        // The next sweep warns of a fresh one, too, for it is as short; so it counts.
-        let data = json!({"connection_id": "mine", "token": door.token("8", 40)});
+        // The next sweep warns of a fresh one, too, and says how long that one is.
+        let data = json!({"connection_id": "mine", "token": door.token("8", 100)});
         assert_eq!(client.ask(json!({"action": "register", "data": data})).await["data"]["connection_id"], "mine");
         assert_eq!(door.connected("8").await["data"], json!({"connection_id": "mine"}));
         door.house.disconnected("reregistered").await;
