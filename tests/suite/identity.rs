@@ -174,7 +174,8 @@ fn a_bad_key_or_place_is_an_error_at_the_start() {
         ("server.token.from", vec!["register:a", "register:b"], "one register:MEMBER"),
         ("server.token.from", vec![], "must say where"),
     ] {
-        let mut server = Process::server(&config("redis://127.0.0.1:1", &[&issuer]).with(key, value));
+        let config = config("redis://127.0.0.1:1", &[&issuer]).with(key, value);
+        let mut server = Process::server(&config);
         let line = server.wait_line(key, START_PATIENCE);
         assert!(line.contains(named), "{line}");
         assert_eq!(server.wait_exit(PATIENCE).code(), Some(2));
