@@ -14,7 +14,7 @@ pub use self::store::{StoreAnswer, StoreRequest};
 use crate::id::Id;
 
 /// Actions that are the server's own: a plugin may neither serve nor send them.
-pub const SYSTEM_ACTIONS: [&str; 8] = ["register", "registered", "accepted", "error", "ping", "pong", "resume", "draining"];
+pub const SYSTEM_ACTIONS: [&str; 9] = ["register", "registered", "accepted", "error", "ping", "pong", "resume", "draining", "expiring"];
 
 /// Operations the host calls on an instance, by their number at the border.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -201,6 +201,9 @@ pub struct ConnectCall {
     /// Headers of the upgrade request, names in lower case, in their order.
     #[serde(default)]
     pub headers: Vec<(String, String)>,
+    /// Claims of the client's token; absent when the host checks none. The token itself is nowhere in the call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claims: Option<Map<String, Value>>,
 }
 
 /// What `connect` grants; comes back in `disconnect`.
@@ -229,6 +232,9 @@ pub struct RefusalWire {
     /// Leave the socket open for another `register`.
     #[serde(default)]
     pub keep_open: bool,
+    /// The HTTP status of a refusal during the upgrade; absent = 403.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
 }
 
 /// Input of `Disconnect`.
@@ -236,8 +242,8 @@ pub struct RefusalWire {
 pub struct DisconnectCall {
     /// What `connect` granted, the connection id filled in.
     pub identity: IdentityWire,
-    /// Why it ended: `client`, `application`, `idle`, `slow_consumer`, `draining`, `replaced`, `reregistered`, `policy`, `protocol`, `lost`,
-    /// `node_lost`.
+    /// Why it ended: `client`, `application`, `idle`, `slow_consumer`, `draining`, `replaced`, `reregistered`, `policy`, `protocol`, `expired`,
+    /// `lost`, `node_lost`.
     pub reason: String,
 }
 

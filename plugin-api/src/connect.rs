@@ -2,6 +2,7 @@
 
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::call::ConnectCall;
 
@@ -67,5 +68,19 @@ impl ConnectRequest {
     /// All headers of the upgrade request in their order, names in lower case.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Claims of the client's token, which the host has checked; `None` when it checks none (`[server.token]` without keys).
+    ///
+    /// The token itself is taken out of headers, query and data before the handler is asked.
+    #[must_use]
+    pub fn claims(&self) -> Option<&Map<String, Value>> {
+        self.0.claims.as_ref()
+    }
+
+    /// One claim as a serde type; `None` when it is absent or of another type.
+    #[must_use]
+    pub fn claim<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        self.claims()?.get(name).and_then(|value| T::deserialize(value).ok())
     }
 }

@@ -38,7 +38,7 @@ pub trait Handler: Send + Sync {
     /// A connection that `connect` admitted has ended; `identity` is what was granted, its connection id filled in.
     ///
     /// `reason` is one of `client`, `application`, `idle`, `slow_consumer`, `draining`, `replaced`, `reregistered`, `policy`,
-    /// `protocol`, `lost`, `node_lost`; expect others from newer hosts.
+    /// `protocol`, `expired`, `lost`, `node_lost`; expect others from newer hosts.
     fn disconnect(&self, identity: &Identity, reason: &str, context: &Context) {
         let _ = (identity, reason, context);
     }

@@ -96,30 +96,53 @@ pub enum Refusal {
         reason: String,
         /// Whether the client may ask again on the same socket.
         keep_open: bool,
+        /// The HTTP status when `connect` runs during the upgrade; `None` = 403.
+        status: Option<u16>,
     },
     /// Not the client's fault: it is told `busy`. The text is for the operator.
     Failed(String),
 }
 
 impl Refusal {
-    /// Refuses with a reason for the client; the socket is closed with 4003.
+    /// Refuses with a reason for the client; the socket is closed with 4003. With `server.connect_on = "upgrade"` there is no socket yet,
+    /// and the answer is HTTP 403.
     #[must_use]
     pub fn new(reason: impl Into<String>) -> Self {
-        Self::Refused { reason: reason.into(), keep_open: false }
+        Self::Refused { reason: reason.into(), keep_open: false, status: None }
     }
 
-    /// Leaves the socket open, so that the client can ask again.
+    /// As [`Self::new`], with HTTP 401 during an upgrade: the client has to say who it is, or to say it better.
+    #[must_use]
+    pub fn unauthorized(reason: impl Into<String>) -> Self {
+        Self::Refused { reason: reason.into(), keep_open: false, status: Some(401) }
+    }
+
+    /// Leaves the socket open, so that the client can ask again; means nothing during an upgrade.
     #[must_use]
     pub fn keep_open(self) -> Self {
         match self {
-            Self::Refused { reason, .. } => Self::Refused { reason, keep_open: true },
+            Self::Refused { reason, status, .. } => Self::Refused { reason, keep_open: true, status },
+            failed @ Self::Failed(_) => failed,
+        }
+    }
+
+    /// Chooses the HTTP status of a refusal during an upgrade: 400 to 499, or 503. The host answers one that HTTP has no name for as 403.
+    ///
+    /// Any other status is a defect of the handler: it makes this [`Self::Failed`], so the client is told `busy` and the operator why.
+    #[must_use]
+    pub fn with_status(self, status: u16) -> Self {
+        match self {
+            Self::Refused { reason, keep_open, .. } if matches!(status, 400..=499 | 503) => {
+                Self::Refused { reason, keep_open, status: Some(status) }
+            }
+            Self::Refused { .. } => Self::Failed(format!("a refusal's status is 400 to 499, or 503, not {status}")),
             failed @ Self::Failed(_) => failed,
         }
     }
 
     pub(crate) fn into_wire(self) -> Result<RefusalWire, String> {
         match self {
-            Self::Refused { reason, keep_open } => Ok(RefusalWire { reason, keep_open }),
+            Self::Refused { reason, keep_open, status } => Ok(RefusalWire { reason, keep_open, status }),
             Self::Failed(error) => Err(error),
         }
     }
@@ -134,5 +157,22 @@ impl From<serde_json::Error> for Refusal {
 impl From<ContextError> for Refusal {
     fn from(error: ContextError) -> Self {
         Self::Failed(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusals_status_must_be_one() {
+        assert_eq!(Refusal::new("no").with_status(429).into_wire().unwrap().status, Some(429));
+        assert_eq!(Refusal::unauthorized("who?").keep_open().into_wire().unwrap().status, Some(401));
+        for status in [0, 101, 200, 399, 500, 502, 504, 999] {
+            let error = Refusal::new("no").with_status(status).into_wire().unwrap_err();
+            assert!(error.ends_with(&format!("not {status}")), "{error}");
+        }
+        let wire = serde_json::to_value(Refusal::new("no").into_wire().unwrap()).unwrap();
+        assert_eq!(wire, serde_json::json!({"reason": "no", "keep_open": false}), "as hosts without statuses know it");
     }
 }

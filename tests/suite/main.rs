@@ -13,6 +13,7 @@ mod drain;
 mod faults;
 mod flow;
 mod hostile;
+mod identity;
 mod nodes;
 mod page;
 mod plugins_tool;

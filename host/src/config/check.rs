@@ -5,7 +5,9 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::server::{ConnectOn, ServerSettings};
 use super::settings::Settings;
+use super::token::TokenPlace;
 use crate::wire::codes::SYSTEM_ACTIONS;
 use crate::wire::job::JOB_DATA_BYTES_MAX;
 
@@ -24,6 +26,8 @@ const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const OUTGOING_MIN: u64 = 1024;
 /// What one counter holds has room for frames beyond it.
 const OUTGOING_TOTAL_MAX: u64 = 256 << 30;
+const TOKEN_KEYS_MAX: usize = 16;
+const TOKEN_LEEWAY_MAX: Duration = Duration::from_secs(3600);
 const QUEUES: [&str; 4] = ["redis://", "redis+unix://", "unix://", "rediss://"];
 
 /// What is wrong with a key.
@@ -171,6 +175,45 @@ fn check_server(settings: &Settings) -> Result<(), Fault> {
         |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
     if let Some(name) = server.subprotocols.iter().find(|name| !is_token(name)) {
         return fault("subprotocols", &format!("`{name}` can't stand in a header: use letters, digits and - . _"));
+    }
+    check_token(server)
+}
+
+fn check_token(server: &ServerSettings) -> Result<(), Fault> {
+    let fault = |key: &str, reason: &str| Err(Fault { key: format!("server.token.{key}"), reason: reason.to_owned() });
+    let token = &server.token;
+    let mut places = Vec::new();
+    for entry in &token.from {
+        match entry.parse::<TokenPlace>() {
+            Ok(place) if places.contains(&place) => return fault("from", &format!("`{entry}` is there twice")),
+            Ok(place) => places.push(place),
+            Err(reason) => return fault("from", &reason),
+        }
+    }
+    let registers = places.iter().filter(|place| matches!(place, TokenPlace::Register(_))).count();
+    if registers > 1 {
+        return fault("from", "may name one register:MEMBER");
+    }
+    if token.keys.is_empty() {
+        return Ok(());
+    }
+    if places.is_empty() {
+        return fault("from", "must say where a token may be, such as header:Authorization");
+    }
+    if server.connect_on == ConnectOn::Upgrade && registers == places.len() {
+        return fault(
+            "from",
+            "has register:MEMBER only, which comes too late for connect_on = \"upgrade\"; add header:Authorization or another place",
+        );
+    }
+    if token.keys.len() > TOKEN_KEYS_MAX {
+        return fault("keys", "may be at most 16: each may be tried for a token");
+    }
+    if token.leeway > TOKEN_LEEWAY_MAX {
+        return fault("leeway", "must be at most 1h: it lengthens every token's life");
+    }
+    if token.expiry_warning > DURATION_MAX {
+        return fault("expiry_warning", "must be at most 100 years");
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod live;
 mod load;
 mod server;
 mod settings;
+mod token;
 mod versions;
 
 pub use actions::{ActionSettings, Isolation, Ordering, PluginSettings};
@@ -18,4 +19,5 @@ pub use live::{Follower, LiveSettings, Source};
 pub use load::{ConfigError, Override, environment, load};
 pub use server::*;
 pub use settings::*;
+pub use token::TokenPlace;
 pub use versions::{ProbationSettings, Reload};

@@ -17,13 +17,13 @@ use super::life::{self, Stops};
 use super::node::{Current, Node};
 use super::proxies::{self, Origin};
 use super::seats::{FULL_FOR_IP, Seat, Seats};
-use super::session::Session;
 use super::socket::Socket;
 use super::stream::Stream;
 use super::task::SessionTask;
 use super::tls::{Insecure, TURNED_AWAY, Tls};
-use super::{cleaner, drain, handshake, heartbeat, ticker};
+use super::{cleaner, drain, handshake, heartbeat, ticker, upgrade};
 use crate::config::Settings;
+use crate::wire::codes::CloseCode;
 use crate::wire::ids::SessionId;
 
 /// Pause after a failed accept: most often the process is out of file descriptors, and trying at once would spin.
@@ -58,6 +58,9 @@ pub(super) async fn run(listener: TcpListener, current: Current, tls: Option<Arc
     parts.spawn(cleaner::run(Arc::clone(&current), stop.child_token()));
     if let Some(tls) = &tls {
         parts.spawn(Arc::clone(tls).follow(parts_stop.clone()));
+    }
+    if let Some(tokens) = current.load().tokens.clone() {
+        parts.spawn(tokens.follow(stop.child_token()));
     }
     let gate = Gate {
         current: Arc::clone(&current),
@@ -192,7 +195,7 @@ async fn open(
         settled.map(|()| request)
     });
     let ip = seat.ip;
-    let request = match placed {
+    let mut request = match placed {
         Ok(request) => request,
         Err(Unanswered::Refused(rejection)) => {
             node.refusals.note(rejection.cause, ip, &rejection.body);
@@ -203,15 +206,25 @@ async fn open(
     };
     let id = SessionId::random(&node.id);
     let id = id.inspect_err(|error| tracing::error!(%error, "the system's random source failed; connection dropped")).ok()?;
-    handshake::accept(&mut stream, &request, settings.limits.handshake_timeout).await.ok()?;
+    let admitted = match upgrade::admit(&node, &mut request, (id, ip), &stop).await {
+        Ok(admitted) => admitted,
+        Err(rejection) => {
+            node.refusals.note(rejection.cause, ip, &rejection.body);
+            handshake::refuse(&mut stream, &rejection).await;
+            return None;
+        }
+    };
+    if handshake::accept(&mut stream, &request, settings.limits.handshake_timeout).await.is_err() {
+        admitted.leave(&node, CloseCode::Normal);
+        return None;
+    }
     metrics::histogram!("plugsocket_handshake_seconds").record(at.elapsed().as_secs_f64());
     let frame_bytes_max = usize::try_from(settings.limits.frame_in_max.as_u64()).unwrap_or(usize::MAX);
     let socket = Socket::open(stream, request.rest, frame_bytes_max, Arc::clone(&node.backlog)).await;
-    let session = Arc::new(Session::new(id, ip, Arc::clone(&node.settings), Arc::clone(&node.backlog), node.now_ms()));
-    if !node.roster.admit(Arc::clone(&session)) {
-        drain::dismiss(&session, &settings);
+    if admitted.registration.is_none() && !node.roster.admit(Arc::clone(&admitted.session)) {
+        drain::dismiss(&admitted.session, &settings);
     }
-    Some((SessionTask::new(node, session, request.head, alive), socket))
+    Some((SessionTask::new(node, admitted, request.head, alive), socket))
 }
 
 /// TLS, where it is spoken; `None` when there is none with this client, who has been told then.

@@ -77,7 +77,7 @@ fn admission_of(node: &Arc<Node>, session: &Arc<Session>, answer: &Answer) -> Ad
             }
         },
         Status::Rejected => {
-            let plain = || RefusalWire { reason: text(), keep_open: false };
+            let plain = || RefusalWire { reason: text(), keep_open: false, status: None };
             Admission::Refused(serde_json::from_slice(&answer.bytes).unwrap_or_else(|_| plain()))
         }
         Status::Retry | Status::Panicked | Status::Unsupported => {

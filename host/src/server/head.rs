@@ -143,6 +143,7 @@ impl Head {
             path: path.to_owned(),
             query: query.to_owned(),
             headers: request.headers.iter().map(line).collect(),
+            claims: None,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One sweep per second over all sessions: registration timeouts, pings, idle ends, and clients that take nothing.
+//! One sweep per second over all sessions: registration timeouts, ends of tokens, pings, idle ends, and clients that take nothing.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::node::{Current, Node};
 use super::session::Pulse;
 use crate::wire::codes::CloseCode;
+use crate::wire::frame;
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -32,6 +33,8 @@ fn sweep(node: &Node) {
             Pulse::Unregistered => session.outlet.close(CloseCode::RegistrationTimeout, "not registered in time"),
             Pulse::Idle => session.outlet.close(CloseCode::Idle, "nothing heard from you for too long"),
             Pulse::Ping => session.outlet.ping(),
+            Pulse::Expiring { in_ms } => session.send(frame::expiring(in_ms)),
+            Pulse::Expired => session.outlet.close(CloseCode::Expired, "your token has expired; connect with a fresh one"),
         }
     }
     node.users.forget_idle(&settings.limits);

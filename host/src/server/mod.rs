@@ -9,6 +9,7 @@ mod backlog;
 mod cleaner;
 mod delivery;
 mod drain;
+mod expiry;
 mod gateway;
 mod handler_calls;
 mod handler_work;
@@ -16,6 +17,7 @@ mod handshake;
 mod head;
 mod heartbeat;
 mod hold;
+mod identify;
 mod ledger;
 mod life;
 mod node;
@@ -38,6 +40,8 @@ mod task;
 mod tests;
 mod ticker;
 mod tls;
+mod token;
+mod upgrade;
 mod users;
 
 use std::net::SocketAddr;
@@ -50,6 +54,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::gateway::Drained;
 use self::node::{Current, Node};
 pub use self::tls::{CertificateError, check_certificate};
+use self::token::{KeyError, Tokens};
 use crate::config::LiveSettings;
 use crate::plugin::Plugins;
 use crate::queue::Queue;
@@ -74,6 +79,9 @@ pub enum ServerError {
     /// The certificate can't be served.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// A key of `server.token.keys` can't be used.
+    #[error(transparent)]
+    Token(#[from] KeyError),
 }
 
 /// A server that listens and does not accept yet.
@@ -95,11 +103,10 @@ impl Server {
         Self::listening(listener, queue, plugins, settings, node)
     }
 
-    /// Takes over a socket that is listened on, whatever `server.listen` says, and loads the certificate, when one is configured. Clients may
-    /// connect from here on; they are served once [`Self::run`] runs.
+    /// Takes over a socket that is listened on, whatever `server.listen` says, and loads certificate and token keys. Clients may connect from here on; they are served once [`Self::run`] runs.
     ///
     /// # Errors
-    /// [`ServerError::Passed`], [`ServerError::Certificate`]
+    /// [`ServerError`], but for `Bind`
     pub fn listening(
         listener: TcpListener,
         queue: Queue,
@@ -109,7 +116,10 @@ impl Server {
     ) -> Result<Self, ServerError> {
         let tls = tls::Tls::open(&settings.load().server.tls)?.map(Arc::new);
         let address = listener.local_addr().map_err(ServerError::Passed)?;
-        Ok(Self { listener, address, current: Arc::new(ArcSwap::from_pointee(Node::new(node, queue, plugins, settings))), tls })
+        let tokens = Tokens::open(&settings.load().server.token)?;
+        let mut node = Node::new(node, queue, plugins, settings);
+        node.tokens = tokens;
+        Ok(Self { listener, address, current: Arc::new(ArcSwap::from_pointee(node)), tls })
     }
 
     /// Where clients connect: `ws://…/`, or `wss://…/` with a certificate.

@@ -13,6 +13,7 @@ use super::handler_calls::HandlerCalls;
 use super::hold::Hold;
 use super::refusals::Refusals;
 use super::roster::Roster;
+use super::token::Tokens;
 use super::users::Users;
 use crate::config::LiveSettings;
 use crate::plugin::Plugins;
@@ -45,6 +46,8 @@ pub(crate) struct Node {
     pub users: Users,
     /// What waits for its clients and has passed, with those of the nodes before it.
     pub backlog: Arc<Backlog>,
+    /// What checks clients' tokens; `None` when they need none.
+    pub tokens: Option<Arc<Tokens>>,
     started: Instant,
     is_receiving: AtomicBool,
 }
@@ -53,7 +56,7 @@ pub(crate) struct Node {
 pub(crate) type Current = Arc<ArcSwap<Node>>;
 
 impl Node {
-    /// A node without sessions.
+    /// A node without sessions, which asks for no tokens.
     pub fn new(id: NodeId, queue: Queue, plugins: Arc<dyn Plugins>, settings: LiveSettings) -> Self {
         Self {
             roster: Arc::new(Roster::new(id.clone())),
@@ -68,6 +71,7 @@ impl Node {
             refusals: Refusals::default(),
             users: Users::default(),
             backlog: Arc::default(),
+            tokens: None,
             started: Instant::now(),
             is_receiving: AtomicBool::new(false),
         }
@@ -79,7 +83,7 @@ impl Node {
     /// When the system's random source fails.
     pub fn successor(&self) -> Result<Self, getrandom::Error> {
         let fresh = Self::new(NodeId::random()?, self.queue.clone(), Arc::clone(&self.plugins), Arc::clone(&self.settings));
-        Ok(Self { started: self.started, backlog: Arc::clone(&self.backlog), ..fresh })
+        Ok(Self { started: self.started, backlog: Arc::clone(&self.backlog), tokens: self.tokens.clone(), ..fresh })
     }
 
     /// Milliseconds of the server's own clock, which never jumps.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use plugsocket_plugin::Id;
-use plugsocket_plugin::call::{ConnectCall, IdentityWire};
+use plugsocket_plugin::call::{ConnectCall, IdentityWire, RefusalWire};
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -13,6 +13,7 @@ use super::announce;
 use super::handler_calls::{Admission, Afterwards, Claim, Connect, Disconnect, Work};
 use super::node::Node;
 use super::session::Session;
+use super::token::Verified;
 use crate::config::Limits;
 use crate::queue::Entry;
 use crate::wire::codes::{CloseCode, ErrorCode};
@@ -34,6 +35,8 @@ pub(crate) struct Registration {
     pub connection_id: Arc<str>,
     /// The user.
     pub user_id: Option<Arc<str>>,
+    /// What the client's token says.
+    pub verified: Option<Arc<Verified>>,
     node: Arc<Node>,
     session: Arc<Session>,
     /// As it goes to the queue, and into `disconnect`. `None` when it has ended.
@@ -49,7 +52,7 @@ impl Registration {
         let connection_id = id.to_string().into();
         let user_id = identity.user_id.as_ref().map(|id| id.to_string().into());
         let json = serde_json::to_vec(identity).unwrap_or_else(|_| b"{}".to_vec());
-        Self { connection_id, user_id, node, session, identity: Some(json.into()), is_announced: false }
+        Self { connection_id, user_id, verified: None, node, session, identity: Some(json.into()), is_announced: false }
     }
 
     /// Queues `disconnect`, behind the session's messages to the handler. The receiver resolves when it is done; it need not be awaited.
@@ -124,13 +127,35 @@ fn check_id(what: &str, id: &str, bytes_max: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// A `register` frame, and what the session had before it.
+/// A client that is to be registered, and what the session had before.
 pub(crate) struct Request {
     /// The handler's input.
     pub call: ConnectCall,
     /// The frame's `id`.
     pub client_id: Option<ClientId>,
+    /// What the client's token says.
+    pub verified: Option<Arc<Verified>>,
     /// The registration that holds so far.
+    pub previous: Option<Registration>,
+}
+
+/// Why there is no new registration.
+pub(crate) enum Denial {
+    /// The handler said no.
+    Refused(RefusalWire),
+    /// The handler could not decide.
+    Busy(String),
+    /// It granted what can't be used.
+    Unusable,
+    /// The queue could not be told.
+    Unannounced,
+}
+
+/// What is left of a [`Request`] that was not granted.
+pub(crate) struct Denied {
+    /// Why.
+    pub denial: Denial,
+    /// The registration that still holds.
     pub previous: Option<Registration>,
 }
 
@@ -146,43 +171,44 @@ async fn decide(node: &Node, mut decided: oneshot::Receiver<Admission>, claim: &
     decision.unwrap_or_else(|_| Admission::Busy("the server is shutting down".to_owned()))
 }
 
-/// Carries out a `register`: asks the handler, makes the session a member, tells the client. Answers the registration that holds afterwards.
-///
-/// Dropping the future ends the registrations in it.
-pub(crate) async fn register(node: Arc<Node>, session: Arc<Session>, request: Request) -> Option<Registration> {
-    let Request { call, client_id, previous } = request;
-    let id = client_id.as_ref();
+async fn ask(node: &Arc<Node>, session: &Arc<Session>, call: ConnectCall) -> Admission {
     let (answer, decided) = oneshot::channel();
     let claim = Claim::default();
     let connect = Connect { call: Box::new(call), claim: claim.clone(), answer };
-    node.calls.push(&node, &session, Work::Connect(connect));
-    let admission = decide(&node, decided, &claim).await;
-    let (mut granted, identity) = match admission {
+    node.calls.push(node, session, Work::Connect(connect));
+    decide(node, decided, &claim).await
+}
+
+/// Asks the handler, makes the session a member, and puts `registered` into its outlet before anything else can come there. The one rule for
+/// the upgrade and for every `register`.
+///
+/// Dropping the future ends the registrations in it.
+///
+/// # Errors
+/// [`Denied`]; the client is still to be told.
+pub(crate) async fn carry_out(node: &Arc<Node>, session: &Arc<Session>, request: Request) -> Result<Registration, Denied> {
+    let Request { call, client_id, verified, previous } = request;
+    let count = |outcome| metrics::counter!("plugsocket_registrations_total", "outcome" => outcome).increment(1);
+    let (mut granted, identity) = match ask(node, session, call).await {
         Admission::Granted(granted, identity) => (granted, identity),
         Admission::Refused(refusal) => {
-            metrics::counter!("plugsocket_registrations_total", "outcome" => "refused").increment(1);
-            session.send_error(id, ErrorCode::Refused, &refusal.reason);
-            if !refusal.keep_open {
-                session.outlet.close(CloseCode::Refused, refusal.reason);
-            }
-            return previous;
+            count("refused");
+            return Err(Denied { denial: Denial::Refused(refusal), previous });
         }
         Admission::Busy(reason) => {
-            metrics::counter!("plugsocket_registrations_total", "outcome" => "busy").increment(1);
-            session.send_error(id, ErrorCode::Busy, &reason);
-            return previous;
+            count("busy");
+            return Err(Denied { denial: Denial::Busy(reason), previous });
         }
     };
     let entry = granted.entry(&identity.groups, &node.settings.load().limits);
-    let checked = entry.and_then(|entry| Ok((entry, registered_frame(*identity, id)?)));
+    let checked = entry.and_then(|entry| Ok((entry, registered_frame(*identity, client_id.as_ref())?)));
     let (entry, frame) = match checked {
         Ok(checked) => checked,
         Err(reason) => {
             tracing::error!(session = %session.id, reason, "connect granted an identity that can't be used; check the handler");
-            metrics::counter!("plugsocket_registrations_total", "outcome" => "unusable").increment(1);
+            count("unusable");
             drop(granted.end(POLICY, Afterwards::Stay));
-            session.send_error(id, ErrorCode::Failed, "the handler gave an identity that can't be used");
-            return previous;
+            return Err(Denied { denial: Denial::Unusable, previous });
         }
     };
     match previous {
@@ -193,20 +219,47 @@ pub(crate) async fn register(node: Arc<Node>, session: Arc<Session>, request: Re
     }
     let at_entry = || {
         session.stop_awaiting_registration();
+        if let Some(verified) = &verified {
+            session.expiry.set(verified.expires_ms, &node.settings.load().server.token);
+        }
         session.send(frame);
     };
-    match announce::enter(&node, &entry, at_entry).await {
+    match announce::enter(node, &entry, at_entry).await {
         Ok(()) => {
             granted.is_announced = true;
-            metrics::counter!("plugsocket_registrations_total", "outcome" => "granted").increment(1);
-            Some(granted)
+            granted.verified = verified;
+            count("granted");
+            Ok(granted)
         }
         Err(error) => {
             tracing::warn!(session = %session.id, %error, "a registration could not be announced to the queue");
-            metrics::counter!("plugsocket_registrations_total", "outcome" => "unannounced").increment(1);
+            count("unannounced");
             drop(granted.end(LOST, Afterwards::Leave));
-            session.send_error(id, ErrorCode::Busy, "the queue can't be reached");
-            None
+            Err(Denied { denial: Denial::Unannounced, previous: None })
         }
     }
+}
+
+/// Carries out a `register` frame and tells the client. Answers the registration that holds afterwards.
+///
+/// Dropping the future ends the registrations in it.
+pub(crate) async fn register(node: Arc<Node>, session: Arc<Session>, request: Request) -> Option<Registration> {
+    let client_id = request.client_id.clone();
+    let id = client_id.as_ref();
+    let Denied { denial, previous } = match carry_out(&node, &session, request).await {
+        Ok(granted) => return Some(granted),
+        Err(denied) => denied,
+    };
+    match denial {
+        Denial::Refused(refusal) => {
+            session.send_error(id, ErrorCode::Refused, &refusal.reason);
+            if !refusal.keep_open {
+                session.outlet.close(CloseCode::Refused, refusal.reason);
+            }
+        }
+        Denial::Busy(reason) => session.send_error(id, ErrorCode::Busy, &reason),
+        Denial::Unusable => session.send_error(id, ErrorCode::Failed, "the handler gave an identity that can't be used"),
+        Denial::Unannounced => session.send_error(id, ErrorCode::Busy, "the queue can't be reached"),
+    }
+    previous
 }

@@ -50,10 +50,11 @@ impl SessionTask {
     }
 
     fn on_register(&mut self, envelope: &Envelope<'_>) {
-        self.session.stop_awaiting_registration();
         let mut call = self.head.connect_call(&self.session.id, &self.node.id, self.ip.to_string());
         call.data = envelope.data.map(ToOwned::to_owned);
-        let request = Request { call, client_id: envelope.id.clone(), previous: self.registration.take() };
+        let Ok(verified) = self.identify(&mut call, envelope.id.as_ref()) else { return };
+        self.session.stop_awaiting_registration();
+        let request = Request { call, client_id: envelope.id.clone(), verified, previous: self.registration.take() };
         let (node, session) = (Arc::clone(&self.node), Arc::clone(&self.session));
         self.pending = Some(Box::pin(async move { Resolved::Registration(registration::register(node, session, request).await) }));
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::backlog::Backlog;
+use super::expiry::Expiry;
 use super::ledger::Ledger;
 use super::outlet::{Outlet, OutletLimit};
 use crate::config::{Limits, LiveSettings};
@@ -31,6 +32,8 @@ pub(crate) struct Session {
     pub ip: IpAddr,
     /// Frames on their way to the client.
     pub outlet: Outlet,
+    /// When its token ends.
+    pub expiry: Expiry,
     settings: LiveSettings,
     ledger: Mutex<Ledger>,
     unregistered_since_ms: AtomicU64,
@@ -46,6 +49,7 @@ impl Session {
             id,
             ip,
             outlet: Outlet::new(backlog),
+            expiry: Expiry::default(),
             settings,
             ledger: Mutex::default(),
             unregistered_since_ms: AtomicU64::new(now_ms),
@@ -176,6 +180,9 @@ impl Session {
         if unregistered_since != NOT_WAITING && now_ms.saturating_sub(unregistered_since) >= ms(limits.registration_timeout) {
             return Some(Pulse::Unregistered);
         }
+        if let Some(pulse) = self.expiry.due() {
+            return Some(pulse);
+        }
         let heard = self.heard_ms.load(Relaxed);
         if now_ms.saturating_sub(heard) >= ms(limits.idle_timeout) {
             return Some(Pulse::Idle);
@@ -200,6 +207,13 @@ pub(crate) enum Pulse {
     Idle,
     /// A ping is due.
     Ping,
+    /// Its token ends soon.
+    Expiring {
+        /// In how many milliseconds.
+        in_ms: u64,
+    },
+    /// Its token has ended.
+    Expired,
 }
 
 fn outlet_limit(limits: &Limits) -> OutletLimit {

@@ -15,6 +15,8 @@ use super::rate::Bucket;
 use super::registration::Registration;
 use super::session::Session;
 use super::socket::{Ending, Event, Socket};
+use super::token::Verified;
+use super::upgrade::Admitted;
 
 /// What the session waits for; nothing is read meanwhile, so that a client's frames keep their order. Boxed: most sessions wait for nothing.
 pub(super) type Pending = Pin<Box<dyn Future<Output = Resolved> + Send>>;
@@ -36,16 +38,19 @@ pub(crate) struct SessionTask {
     pub(super) bucket: Bucket,
     pub(super) sequence: u64,
     pub(super) registration: Option<Registration>,
+    /// What the token of its upgrade says.
+    pub(super) verified: Option<Arc<Verified>>,
     pub(super) pending: Option<Pending>,
     alive: Option<TaskTrackerToken>,
 }
 
 impl SessionTask {
-    /// A session whose client has not registered yet. `alive` is given back when its `disconnect` is queued.
-    pub fn new(node: Arc<Node>, session: Arc<Session>, head: Head, alive: TaskTrackerToken) -> Self {
+    /// The session of a client that has its WebSocket. `alive` is given back when its `disconnect` is queued.
+    pub fn new(node: Arc<Node>, admitted: Admitted, head: Head, alive: TaskTrackerToken) -> Self {
+        let Admitted { session, verified, registration } = admitted;
         let bucket = Bucket::new(node.settings.load().limits.messages_burst, node.now_ms());
         let ip = session.ip.to_string().into();
-        Self { node, session, head, ip, bucket, sequence: 0, registration: None, pending: None, alive: Some(alive) }
+        Self { node, session, head, ip, bucket, sequence: 0, registration, verified, pending: None, alive: Some(alive) }
     }
 
     /// Serves the socket until either side ends it. `disconnect` is queued on every way out; it does not wait for it.

@@ -62,6 +62,8 @@ pub enum CloseCode {
     Policy,
     /// A newer connection has the same id.
     Replaced,
+    /// The client's token has expired.
+    Expired,
     /// Not registered in time.
     RegistrationTimeout,
     /// Nothing heard for too long.
@@ -86,6 +88,7 @@ impl CloseCode {
             Self::Refused => 4003,
             Self::Policy => 4008,
             Self::Replaced => 4009,
+            Self::Expired => 4010,
             Self::RegistrationTimeout => 4101,
             Self::Idle => 4102,
             Self::SlowConsumer => 4103,
@@ -103,6 +106,7 @@ impl CloseCode {
             Self::Refused => "refused",
             Self::Policy => "policy",
             Self::Replaced => "replaced",
+            Self::Expired => "expired",
             Self::RegistrationTimeout => "registration_timeout",
             Self::Idle => "idle",
             Self::SlowConsumer => "slow_consumer",

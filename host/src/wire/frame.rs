@@ -31,6 +31,13 @@ pub fn draining(reconnect_after_ms: u64) -> Bytes {
     data.map_or_else(|_| bare("draining", None), |data| message("draining", None, &data))
 }
 
+/// An `expiring` frame: the client's token ends in so many milliseconds.
+#[must_use]
+pub fn expiring(in_ms: u64) -> Bytes {
+    let data = Json::encode(&serde_json::json!({ "expires_in_ms": in_ms }));
+    data.map_or_else(|_| bare("expiring", None), |data| message("expiring", None, &data))
+}
+
 /// An `error` frame. `code` is a plugin's own or [`ErrorCode::as_str`].
 #[must_use]
 pub fn error(id: Option<&ClientId>, code: &str, text: &str, retry_after_ms: Option<u64>) -> Bytes {

@@ -83,6 +83,7 @@ pub fn connect_request(connection: &str) -> ConnectRequestBuilder {
         path: "/".to_owned(),
         query: String::new(),
         headers: Vec::new(),
+        claims: None,
     })
 }
 
@@ -96,6 +97,13 @@ impl ConnectRequestBuilder {
     #[expect(clippy::needless_pass_by_value)] // `data(json!({…}))` is how it is called.
     pub fn data(mut self, data: Value) -> Self {
         self.0.data = to_raw_value(&data).ok();
+        self
+    }
+
+    /// Claims of the client's token, as `json!` makes them; anything but an object means that no token was checked.
+    #[expect(clippy::needless_pass_by_value)] // `claims(json!({…}))` is how it is called.
+    pub fn claims(mut self, claims: Value) -> Self {
+        self.0.claims = claims.as_object().cloned();
         self
     }
 

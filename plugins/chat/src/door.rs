@@ -30,8 +30,8 @@ struct Registration {
 
 /// Lets everybody in who has an acceptable nickname.
 ///
-/// This is a demonstration: there is no login, so a client says itself which user it is, and anybody can be anybody. A door for real
-/// checks a token here.
+/// This is a demonstration: unless the host checks tokens (`[server.token]`) there is no login, so a client says itself which user it is, and
+/// anybody can be anybody.
 pub struct Door {
     heartbeat: Duration,
     beaten: Mutex<Instant>,
@@ -64,7 +64,8 @@ impl Handler for Door {
         let connection = request.connection_id();
         let nickname = nickname.unwrap_or_else(|| guest_name(connection));
         check_nickname(&nickname)?;
-        let user_id = user_id.unwrap_or_else(|| Id::from(nickname.to_lowercase()));
+        // Whoever has a token is who it says; without one anybody can be anybody.
+        let user_id = request.claim::<Id>("sub").or(user_id).unwrap_or_else(|| Id::from(nickname.to_lowercase()));
         check_user(&user_id)?;
         context.store().set(&room::nickname_key(connection), &nickname)?;
         Ok(Identity::new().with_user_id(user_id).with_field("nickname", nickname))
@@ -163,6 +164,12 @@ mod tests {
     }
 
     #[test]
+    fn a_token_says_who_one_is() {
+        let request = testing::connect_request("node.abcd1234").data(json!({ "user_id": 8 })).claims(json!({ "sub": "7" })).build();
+        assert_eq!(door().connect(&request, &MockContext::new()).unwrap().user_id(), Some(&Id::from("7")));
+    }
+
+    #[test]
     fn without_a_nickname_one_is_a_guest() {
         for data in [Value::Null, json!({})] {
             let identity = register(&MockContext::new(), data).unwrap();
@@ -186,7 +193,7 @@ mod tests {
             (json!({ "user_id": [1] }), "does not fit"),
         ] {
             match register(&MockContext::new(), data) {
-                Err(Refusal::Refused { reason, keep_open: true }) => assert!(reason.contains(named), "{reason}"),
+                Err(Refusal::Refused { reason, keep_open: true, .. }) => assert!(reason.contains(named), "{reason}"),
                 other => panic!("{other:?}"),
             }
         }

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{WebSocketStream, client_async};
 use tokio_util::sync::CancellationToken;
 
@@ -61,8 +62,13 @@ impl Script {
             }
             return Ok(Answer { status: Status::Done, bytes: Bytes::new() });
         }
-        let call: Value = serde_json::from_slice(&input).unwrap();
+        let mut call: Value = serde_json::from_slice(&input).unwrap();
         let _ = self.calls.send((operation, call.clone()));
+        // During an upgrade there is no data but what a header says.
+        let header = call["headers"].as_array().and_then(|headers| headers.iter().find(|header| header[0] == "x-data"));
+        if let Some(data) = header.filter(|_| call["data"].is_null()).and_then(|header| header[1].as_str()) {
+            call["data"] = serde_json::from_str(data).unwrap();
+        }
         if call.to_string().contains("\"hold\"") {
             self.gate.acquire().await.unwrap().forget();
         }
@@ -74,7 +80,9 @@ impl Script {
             }
         }
         let (status, bytes) = match (operation, call["data"]["do"].as_str()) {
-            (Operation::Connect, Some("refuse")) => (Status::Rejected, json!({"reason": "no entry", "keep_open": false}).to_string()),
+            (Operation::Connect, Some("refuse")) => {
+                (Status::Rejected, json!({"reason": "no entry", "keep_open": false, "status": call["data"]["status"]}).to_string())
+            }
             (Operation::Connect, Some("refuse_softly")) => (Status::Rejected, json!({"reason": "not yet", "keep_open": true}).to_string()),
             (Operation::Connect, Some("panic")) => (Status::Panicked, "boom".to_owned()),
             (Operation::Connect, _) if call["data"].is_object() => (Status::Done, call["data"].to_string()),
@@ -139,9 +147,19 @@ impl House {
     }
 
     pub async fn client(&self) -> Client {
+        self.client_with("/ws?room=1", &[]).await.0
+    }
+
+    /// A client with this target and further headers, and the subprotocol it was answered.
+    pub async fn client_with(&self, target: &str, headers: &[(&'static str, &str)]) -> (Client, Option<String>) {
         let socket = TcpStream::connect(self.address).await.unwrap();
-        let (stream, _) = timeout(PATIENCE, client_async(format!("ws://{}/ws?room=1", self.address), socket)).await.unwrap().unwrap();
-        Client { stream }
+        let mut request = format!("ws://{}{target}", self.address).into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        let (stream, answer) = timeout(PATIENCE, client_async(request, socket)).await.unwrap().unwrap();
+        let protocol = answer.headers().get("sec-websocket-protocol").map(|value| value.to_str().unwrap().to_owned());
+        (Client { stream }, protocol)
     }
 
     /// A client that has registered with this data.
@@ -207,7 +225,7 @@ impl Client {
         self.stream.send(Message::text(text)).await.unwrap();
     }
 
-    async fn message(&mut self) -> Message {
+    pub async fn message(&mut self) -> Message {
         timeout(PATIENCE, self.stream.next()).await.expect("a message").expect("an open socket").unwrap()
     }
 

@@ -5,9 +5,13 @@ mod dying;
 mod ending;
 mod harness;
 mod http;
+#[path = "../../../../tests/keys/issuer.rs"]
+pub(super) mod issuer;
 mod leaving;
 mod queue;
 mod registering;
 mod routing;
 mod slow;
 mod ticking;
+mod tokens;
+mod upgrading;
