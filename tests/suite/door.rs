@@ -217,6 +217,7 @@ async fn a_storm_of_newcomers_is_refused_before_it_costs_anything_and_spread_out
     let waits: Vec<u32> =
         answers.iter().filter_map(|answer| answer.lines().find_map(|line| line.strip_prefix("Retry-After: "))?.parse().ok()).collect();
     assert!(waits.len() >= 20 && answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 503 ")).count() == waits.len(), "{answers:?}");
+    assert!(answers.iter().all(|answer| answer.starts_with("HTTP/1.1 503 ") || answer.starts_with("HTTP/1.1 400 ")), "{answers:?}");
     assert!(waits[waits.len() - 1] > waits[0] + 5, "each behind those before it: {waits:?}");
     assert!(refused(&process, "accept_rate") >= 20.0);
     process.wait_line("cause=\"accept_rate\"", PATIENCE);

@@ -187,3 +187,14 @@ impl Default for TokenSettings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_an_address_or_a_network() {
+        let settings: ServerSettings = toml::from_str(r#"trusted_proxies = ["192.0.2.1", "10.0.0.0/8", "::1"]"#).unwrap();
+        assert_eq!(settings.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.1/32", "10.0.0.0/8", "::1/128"]);
+    }
+}

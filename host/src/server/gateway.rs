@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::{SendFlags, send};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -152,11 +153,11 @@ impl Gate {
     fn refuse(&self, socket: TcpStream, ip: IpAddr, rejection: &Rejection) {
         let hint = if rejection.cause == FULL_FOR_IP.cause { "; behind a proxy name it in server.trusted_proxies" } else { "" };
         self.current.load().refusals.note(rejection.cause, ip, &format!("{}{hint}", rejection.body));
-        let is_writable = match &self.tls {
-            Some(_) => socket.try_write(&TURNED_AWAY).is_ok(),
-            None => socket.try_write(rejection.response().as_bytes()).is_ok(),
-        };
-        if is_writable && self.refusals.len() < REFUSALS_MAX {
+        let response = rejection.response();
+        let words = if self.tls.is_some() { &TURNED_AWAY[..] } else { response.as_bytes() };
+        // Not by tokio, which writes only once it has been told that the socket takes something.
+        let is_told = send(&socket, words, SendFlags::empty()).is_ok();
+        if is_told && self.refusals.len() < REFUSALS_MAX {
             self.refusals.spawn(async move { handshake::let_read(&mut Stream::Plain(socket)).await });
         }
     }

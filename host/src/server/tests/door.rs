@@ -7,7 +7,7 @@ use std::time::Duration;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -120,7 +120,7 @@ fn certificate(dir: &Path) -> RootCertStore {
 
 struct Secured {
     house: House,
-    config: ClientConfig,
+    roots: RootCertStore,
     _dir: tempfile::TempDir,
 }
 
@@ -133,14 +133,18 @@ async fn secured(change: impl FnOnce(&mut Settings)) -> Secured {
         change(settings);
     })
     .await;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    Secured { house, config: config.with_root_certificates(roots).with_no_client_auth(), _dir: dir }
+    Secured { house, roots, _dir: dir }
 }
 
 impl Secured {
     async fn connect(&self, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
-        let mut config = self.config.clone();
+        self.connect_with(alpn, &rustls::version::TLS13).await
+    }
+
+    async fn connect_with(&self, alpn: &[&str], version: &'static SupportedProtocolVersion) -> std::io::Result<TlsStream<TcpStream>> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+        let mut config = config.with_root_certificates(self.roots.clone()).with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         let socket = TcpStream::connect(self.house.address).await.unwrap();
         let name = ServerName::try_from("127.0.0.1").unwrap();
@@ -152,8 +156,9 @@ impl Secured {
 async fn a_session_runs_over_tls() {
     use futures_util::{SinkExt, StreamExt};
     let secured = secured(|_| {}).await;
-    for alpn in [&[][..], &["h2", "http/1.1"]] {
-        let stream = secured.connect(alpn).await.unwrap();
+    for (alpn, version) in [(&[][..], &rustls::version::TLS12), (&["h2", "http/1.1"], &rustls::version::TLS13)] {
+        let stream = secured.connect_with(alpn, version).await.unwrap();
+        assert_eq!(stream.get_ref().1.protocol_version(), Some(version.version));
         let (mut client, _) = client_async(format!("wss://{}/", secured.house.address), stream).await.unwrap();
         client.send(Message::text(r#"{"action":"ping"}"#)).await.unwrap();
         let pong = timeout(PATIENCE, client.next()).await.unwrap().unwrap().unwrap();
