@@ -29,7 +29,7 @@ const READ_BUFFER_BYTES: usize = 4096;
 const WRITE_BUFFER_BYTES: usize = 0;
 /// Longer messages leave in fragments of this length: tungstenite's write buffer never shrinks, so one long frame would be kept in memory for
 /// the rest of the connection's life.
-const FRAGMENT_BYTES: usize = 16 * 1024;
+const FRAGMENT_BYTES: usize = 4 * 1024;
 /// How long the closing handshake may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A close frame's payload is 125 bytes, two of them the code.
