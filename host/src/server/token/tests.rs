@@ -180,6 +180,7 @@ fn what_is_no_token_is_refused_whatever_it_is() {
         issuer.sign(r#"{"alg":"HS256"}"#, &format!("{{\"exp\":{exp}}} {{}}")),
         issuer.sign(r#"{"alg":"HS256"}"#, &format!(r#"{{"sub":"7","exp":{exp},"sub":"8"}}"#)),
         issuer.sign(r#"{"alg":"HS256"}"#, &format!(r#"{{"exp":1,"exp":{exp}}}"#)),
+        issuer.sign(r#"{"alg":"HS256"}"#, &format!(r#"{{"role":"a","exp":{exp},"role":"b"}}"#)),
         issuer.sign(r#"{"alg":"HS256"}"#, &format!(r#"{{"exp":{exp},"x":{}}}"#, "[".repeat(2_000))),
         issuer.sign("not json", &good().to_string()),
         issuer.sign("[]", &good().to_string()),
