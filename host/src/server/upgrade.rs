@@ -12,7 +12,7 @@ use super::head::{self, Rejection};
 use super::node::Node;
 use super::registration::{self, Denial, Registration};
 use super::session::Session;
-use super::token::Verified;
+use super::token::{TokenFault, Verified};
 use super::{handshake, identify};
 use crate::config::ConnectOn;
 use crate::wire::codes::CloseCode;
@@ -50,7 +50,7 @@ pub(crate) async fn admit(
         return Ok(Admitted { session, verified: None, registration: None });
     }
     let mut call = request.head.connect_call(&session.id, &node.id, ip.to_string());
-    let (verified, subprotocol) = identify::at_upgrade(node, &mut call).map_err(|fault| fault.rejection())?;
+    let (verified, subprotocol) = identify::at_upgrade(node, &mut call).map_err(TokenFault::rejection)?;
     if request.subprotocol.is_none() {
         request.subprotocol = subprotocol;
     }

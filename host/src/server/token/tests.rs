@@ -73,6 +73,8 @@ fn the_algorithm_is_the_keys_own() {
     let check = Check::of(&rsa);
     // Whoever takes the token's word for the algorithm takes the public key, which everybody knows, for the secret.
     assert_eq!(check.fault(&Issuer::of_secret(&rsa.key_file).token(&good())), Some(UnknownKey));
+    let bytes = check.tokens.keys.load()[0].decoding.try_get_as_bytes().unwrap().to_vec();
+    assert_eq!(check.fault(&Issuer::of_secret(&bytes).token(&good())), Some(UnknownKey));
     let none = Issuer::of_secret(b"x").sign(r#"{"alg":"none"}"#, &good().to_string());
     for token in [none.clone(), format!("{}.", none.rsplit_once('.').unwrap().0)] {
         assert_eq!(check.fault(&token), Some(Malformed));
@@ -180,6 +182,7 @@ fn what_is_no_token_is_refused_whatever_it_is() {
         issuer.sign(r#"{"alg":"HS256"}"#, &format!("{{\"exp\":{exp}}} {{}}")),
         issuer.sign(r#"{"alg":"HS256"}"#, &format!(r#"{{"sub":"7","exp":{exp},"sub":"8"}}"#)),
         issuer.sign(r#"{"alg":"HS256"}"#, &format!(r#"{{"exp":1,"exp":{exp}}}"#)),
+        issuer.sign(r#"{"alg":"HS256"}"#, &format!(r#"{{"role":"a","exp":{exp},"role":"b"}}"#)),
         issuer.sign(r#"{"alg":"HS256"}"#, &format!(r#"{{"exp":{exp},"x":{}}}"#, "[".repeat(2_000))),
         issuer.sign("not json", &good().to_string()),
         issuer.sign("[]", &good().to_string()),
