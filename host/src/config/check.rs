@@ -202,6 +202,7 @@ fn positive(settings: &Settings) -> Result<(), Fault> {
         ("worker.attempts", worker.attempts as usize),
         ("limits.connections_max", limits.connections_max),
         ("limits.connections_per_ip_max", limits.connections_per_ip_max),
+        ("limits.frames_per_message", limits.frames_per_message as usize),
         ("limits.unanswered_max", limits.unanswered_max),
         ("limits.json_depth_max", limits.json_depth_max),
         ("limits.action_bytes_max", limits.action_bytes_max),

@@ -6,6 +6,8 @@
 mod announce;
 mod cleaner;
 mod delivery;
+mod echo;
+mod frame_count;
 mod gateway;
 mod handler_calls;
 mod handler_work;
@@ -40,6 +42,7 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use self::echo::Echo;
 pub use self::gateway::Drained;
 use self::node::{Current, Node};
 use crate::config::LiveSettings;
