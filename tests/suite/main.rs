@@ -9,6 +9,7 @@ mod bad_input;
 mod config;
 mod conformance;
 mod crash;
+mod crowd;
 mod drain;
 mod faults;
 mod flow;
