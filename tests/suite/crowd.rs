@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-use crate::harness::app::App;
+use crate::harness::app::{self, App};
 use crate::harness::client::Client;
 use crate::harness::{START_PATIENCE, number, procfs};
 
@@ -20,12 +20,20 @@ const STORM: u64 = 200;
 /// Listeners of the broadcast, unless `PLUGSOCKET_LISTENERS` says how many.
 const LISTENERS: u64 = 50;
 const BROADCASTS: usize = 100;
+/// A text of 8 000 bytes: a round is more than may wait for one connection.
+const TEXT: &str = "\u{1F600}";
+const TEXT_CHARS: usize = 1_900;
 /// From each of the addresses 127.0.0.2 and on.
 const PER_ADDRESS: u64 = 500;
 /// Attempts of one client; each waits as `Retry-After` says, at least this long at first and doubling.
 const ATTEMPTS_MAX: u32 = 60;
 const BACKOFF: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+const DROPPED: &str = "plugsocket_frames_dropped_total{reason=\"slow_consumer\"}";
+/// Answers that fill the sockets of one who does not read before the others speak.
+const UNREAD: usize = 60;
+const UNREAD_BYTES: usize = 60_000;
 
 type Socket = WebSocketStream<TcpStream>;
 
@@ -104,11 +112,15 @@ async fn a_storm_of_reconnects() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_who_does_not_read_holds_up_nobody() {
     let count = usize::try_from(number("PLUGSOCKET_LISTENERS").unwrap_or(LISTENERS)).unwrap();
-    let app = App::start_with(1, 1, |config| config.with("limits.messages_per_second", 0).with("limits.connections_per_ip_max", 10_000));
+    let app = App::start_with(1, 1, |config| {
+        config
+            .with("limits.messages_per_second", 0)
+            .with("limits.connections_per_ip_max", 10_000)
+            .with("limits.slow_consumer", "drop_oldest")
+    });
     let url = app.urls().remove(0);
     let mut without = round(&url, count).await;
-    let mut slow = Client::enter(&url, "slow").await;
-    slow.request("join", json!({"room": "crowd"})).await;
+    let slow = deaf(&url).await;
     let mut with = round(&url, count).await;
     for (name, times) in [("without", &mut without), ("with", &mut with)] {
         times.sort();
@@ -116,7 +128,26 @@ async fn one_who_does_not_read_holds_up_nobody() {
         println!("{count} listeners, {name} one who does not read: p50 {p50:?}, p99 {p99:?}");
         assert_eq!(times.len(), count * BROADCASTS, "everybody else gets everything");
     }
+    let dropped: u64 = app::metric(&app.servers[0], DROPPED).parse().unwrap_or(0);
+    assert!(dropped > 0, "frames of the one who does not read had to be dropped");
     drop(slow);
+}
+
+/// Enters the room with a small receive buffer and reads nothing more.
+async fn deaf(url: &str) -> Socket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(crate::harness::frames::address(url).parse().unwrap()).await.unwrap();
+    let (mut socket, _) = client_async(url, stream).await.unwrap();
+    for (action, data, answer) in [("register", json!({"nickname": "deaf"}), "registered"), ("join", json!({"room": "crowd"}), "join")] {
+        socket.send(Message::text(json!({"action": action, "id": 1, "data": data}).to_string())).await.unwrap();
+        assert!(next(&mut socket, answer).await, "{action}");
+    }
+    for id in 0..UNREAD {
+        let echo = json!({"action": "echo", "id": id + 2, "data": "x".repeat(UNREAD_BYTES)});
+        timeout(START_PATIENCE, socket.send(Message::text(echo.to_string()))).await.expect("the server reads").unwrap();
+    }
+    socket
 }
 
 /// One speaks, all others hear: how long each copy took.
@@ -141,7 +172,7 @@ async fn round(url: &str, count: usize) -> Vec<Duration> {
     let mut speaker = Client::enter(url, "speaker").await;
     speaker.request("join", json!({"room": "crowd"})).await;
     for _ in 0..BROADCASTS {
-        let text = format!("{} {}", begin.elapsed().as_nanos(), "x".repeat(1000));
+        let text = format!("{} {}", begin.elapsed().as_nanos(), TEXT.repeat(TEXT_CHARS));
         speaker.request("chat_text", json!({"room": "crowd", "text": text})).await;
     }
     listening.join_all().await.into_iter().flatten().collect()
