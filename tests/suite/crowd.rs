@@ -41,7 +41,6 @@ type Socket = WebSocketStream<TcpStream>;
 async fn come(url: String, index: u64) -> (Socket, u64) {
     let address: SocketAddr = crate::harness::frames::address(&url).parse().unwrap();
     let ip = Ipv4Addr::new(127, 0, 0, u8::try_from(2 + index / PER_ADDRESS).unwrap());
-    let mut refused = 0;
     for attempt in 0..ATTEMPTS_MAX {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((ip, 0).into()).unwrap();
@@ -51,7 +50,7 @@ async fn come(url: String, index: u64) -> (Socket, u64) {
                 Ok((mut socket, _)) => {
                     let register = json!({"action": "register", "id": 1, "data": {"nickname": format!("crowd-{index}")}});
                     if socket.send(Message::text(register.to_string())).await.is_ok() && next(&mut socket, "registered").await {
-                        return (socket, refused);
+                        return (socket, u64::from(attempt));
                     }
                 }
                 Err(Error::Http(answer)) => {
@@ -61,7 +60,6 @@ async fn come(url: String, index: u64) -> (Socket, u64) {
                 Err(_) => {}
             }
         }
-        refused += 1;
         // Each a little different, so that they do not come back in step.
         tokio::time::sleep(pause + Duration::from_millis(index % 100)).await;
     }
