@@ -143,7 +143,7 @@ mod tests {
     async fn reading_stops_until_frames_are_accounted_for() {
         use tokio::io::AsyncReadExt;
         let wire = [0x80, 0x00].repeat(4096);
-        let mut stream = FrameCount::new(wire.as_slice(), &[0x80]);
+        let mut stream = FrameCount::new(wire.as_slice(), &[0x80, 0x00]);
         assert_eq!(stream.take_frames(), 1);
         let mut bytes = [0; 4096];
         assert_eq!(stream.read(&mut bytes).await.unwrap(), 4096);
