@@ -19,11 +19,15 @@ Exit codes: 0 drained and ended, 1 failed, 2 the config or a flag is wrong, 143 
 struct Cli {
     #[command(flatten)]
     common: Common,
+    /// Send every WebSocket message back as it came, text or binary, for conformance tests; without Redis, plugins and clients' registration.
+    #[arg(long)]
+    echo_frames: bool,
 }
 
 fn main() -> ExitCode {
     if let Some(code) = run::hidden() {
         return code;
     }
-    run::block_on(run::server::run(Cli::parse().common))
+    let Cli { common, echo_frames } = Cli::parse();
+    if echo_frames { run::block_on(run::server::echo_frames(common)) } else { run::block_on(run::server::run(common)) }
 }

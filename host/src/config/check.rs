@@ -256,6 +256,7 @@ fn positive(settings: &Settings) -> Result<(), Fault> {
         ("limits.connections_max", limits.connections_max),
         ("limits.connections_per_ip_max", limits.connections_per_ip_max),
         ("limits.accepts_burst", limits.accepts_burst as usize),
+        ("limits.frames_per_message", limits.frames_per_message as usize),
         ("limits.unanswered_max", limits.unanswered_max),
         ("limits.json_depth_max", limits.json_depth_max),
         ("limits.action_bytes_max", limits.action_bytes_max),

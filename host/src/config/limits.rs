@@ -35,6 +35,9 @@ pub struct Limits {
     pub messages_per_second: u32,
     /// How many messages may come at once before the rate holds.
     pub messages_burst: u32,
+    /// Frames that a connection may send for each message it may send: fragments, pings and pongs, and the messages themselves. Beyond that
+    /// rate, and that burst, it is closed (4008).
+    pub frames_per_message: u32,
     /// Messages per second of one user, over all its connections to this node; 0 = no limit.
     pub user_messages_per_second: u32,
     /// How many may come at once before that rate holds.
@@ -90,6 +93,7 @@ impl Default for Limits {
             frame_out_max: ByteSize::mib(1),
             messages_per_second: 100,
             messages_burst: 200,
+            frames_per_message: 16,
             user_messages_per_second: 0,
             user_messages_burst: 1_000,
             unanswered_max: 64,

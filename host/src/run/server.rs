@@ -7,7 +7,7 @@ use super::{service, sockets};
 use crate::config::Common;
 use crate::plugin::Plugins;
 use crate::plugin::{Roles, Trust};
-use crate::server::Server;
+use crate::server::{Echo, Server};
 
 /// Runs a server until a signal ends it.
 ///
@@ -38,4 +38,17 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     tracing::info!(?drained, "server ended");
     registry.close().await;
     process.finish(&registry).await
+}
+
+/// Runs an echo of raw frames until a signal ends it: the server's handshake and socket for conformance tests, without queue and plugins.
+///
+/// # Errors
+/// A bad config; an address that is taken.
+pub async fn echo_frames(common: Common) -> anyhow::Result<()> {
+    let process = Process::start(&common, Vec::new())?;
+    let echo = Echo::bind(Arc::clone(&process.settings)).await?;
+    announce(&format!("listening on ws://{}/ (echoing frames)", echo.local_addr()));
+    echo.run(process.stop.clone()).await;
+    process.end.cancel();
+    Ok(())
 }

@@ -9,7 +9,9 @@ mod backlog;
 mod cleaner;
 mod delivery;
 mod drain;
+mod echo;
 mod expiry;
+mod frame_count;
 mod gateway;
 mod handler_calls;
 mod handler_work;
@@ -51,6 +53,7 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use self::echo::Echo;
 pub use self::gateway::Drained;
 use self::node::{Current, Node};
 pub use self::tls::{CertificateError, check_certificate};

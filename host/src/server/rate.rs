@@ -18,6 +18,14 @@ impl Bucket {
     /// # Errors
     /// Milliseconds until there is room.
     pub fn take(&mut self, per_second: u32, burst: u32, now_ms: u64) -> Result<(), u64> {
+        self.take_many(1, per_second, burst, now_ms)
+    }
+
+    /// Takes the places of `count` at once, or of none.
+    ///
+    /// # Errors
+    /// Milliseconds until there is room for all of them.
+    pub fn take_many(&mut self, count: u32, per_second: u32, burst: u32, now_ms: u64) -> Result<(), u64> {
         if per_second == 0 {
             return Ok(());
         }
@@ -25,12 +33,13 @@ impl Bucket {
         let gained = now_ms.saturating_sub(self.filled_ms).saturating_mul(u64::from(per_second));
         self.level_milli = self.level_milli.saturating_add(gained).min(full);
         self.filled_ms = now_ms;
-        match self.level_milli.checked_sub(1000) {
+        let wanted = u64::from(count) * 1000;
+        match self.level_milli.checked_sub(wanted) {
             Some(level) => {
                 self.level_milli = level;
                 Ok(())
             }
-            None => Err((1000 - self.level_milli).div_ceil(u64::from(per_second))),
+            None => Err((wanted - self.level_milli).div_ceil(u64::from(per_second))),
         }
     }
 }
@@ -53,5 +62,7 @@ mod tests {
         assert_eq!(bucket.take(10, 3, 1_000_000), Ok(()));
         assert!(bucket.take(10, 3, 1_000_000).is_err());
         assert_eq!(bucket.take(0, 3, 1_000_000), Ok(()), "0 = no limit");
+        assert_eq!(bucket.take_many(3, 10, 3, 1_000_100), Err(200), "all of them or none");
+        assert_eq!(bucket.take_many(3, 10, 3, 1_000_300), Ok(()));
     }
 }

@@ -137,6 +137,13 @@ impl Session {
         message_id.strip_prefix(self.id.as_str())?.strip_prefix('-')?.parse().ok()
     }
 
+    /// Frames a second that the client may send, whatever they are, and how many at once; 0 = no limit.
+    pub fn frame_rate(&self) -> (u32, u32) {
+        let limits = &self.settings.load().limits;
+        let frames = |messages: u32| messages.saturating_mul(limits.frames_per_message);
+        (frames(limits.messages_per_second), frames(limits.messages_burst.max(1)))
+    }
+
     /// Something came from the client.
     pub fn heard(&self, now_ms: u64) {
         self.heard_ms.store(now_ms, Relaxed);

@@ -16,9 +16,11 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
 
 use super::backlog::Backlog;
+use super::frame_count::FrameCount;
 use super::handshake;
 use super::outflow::Outflow;
 use super::outlet::{Closing, Outgoing};
+use super::rate::Bucket;
 use super::session::Session;
 use super::stream::Stream as Wire;
 use crate::wire::codes::CloseCode;
@@ -27,6 +29,8 @@ use crate::wire::codes::CloseCode;
 const READ_BUFFER_BYTES: usize = 4096;
 /// Each frame goes on at once: what collects them is below, and keeps no memory once they have left.
 const WRITE_BUFFER_BYTES: usize = 0;
+/// Pongs for a client that does not read go no further than this; a frame of ours fits beside them.
+const WRITE_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Longer messages leave in fragments of this length: tungstenite's write buffer never shrinks, so one long frame would be kept in memory for
 /// the rest of the connection's life.
 const FRAGMENT_BYTES: usize = 4 * 1024;
@@ -48,6 +52,9 @@ pub(crate) struct Ending {
 
 impl Ending {
     const CLIENT: Self = Self { code: CloseCode::Normal, text: None, is_cut: false };
+    /// What a client gets for a message that is not text.
+    pub const BINARY: Self =
+        Self { code: CloseCode::Unsupported, text: Some(Cow::Borrowed("only text frames are understood")), is_cut: false };
 
     fn fault(code: CloseCode, text: impl Into<Cow<'static, str>>) -> Self {
         Self { code, text: Some(text.into()), is_cut: false }
@@ -66,6 +73,8 @@ impl From<Error> for Ending {
             Error::Capacity(CapacityError::MessageTooLong { max_size, .. }) => {
                 Self::fault(CloseCode::TooLarge, format!("messages may have at most {max_size} bytes"))
             }
+            // Only pongs can fill the buffer: frames of ours wait until the socket takes them.
+            Error::WriteBufferFull(_) => Self::fault(CloseCode::SlowConsumer, "you do not read fast enough"),
             Error::Utf8(_) => Self::fault(CloseCode::InvalidText, "text must be UTF-8"),
             // The connection broke off; there is nobody to tell.
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_) => Self::CLIENT,
@@ -78,15 +87,18 @@ impl From<Error> for Ending {
 
 /// What came of a turn.
 pub(crate) enum Event {
-    /// A text frame.
+    /// A text message.
     Text(Utf8Bytes),
+    /// A binary message.
+    Binary(Bytes),
     /// It is over.
     Ended(Ending),
 }
 
 /// The socket, owned by its session's task.
 pub(crate) struct Socket {
-    stream: WebSocketStream<Outflow<Wire>>,
+    stream: WebSocketStream<FrameCount<Outflow<Wire>>>,
+    frames: Bucket,
     /// What is still to be sent of a long message.
     unsent: Bytes,
     is_unflushed: bool,
@@ -99,6 +111,7 @@ pub(super) fn config(frame_bytes_max: usize) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .max_message_size(Some(frame_bytes_max))
         .max_frame_size(Some(frame_bytes_max))
 }
@@ -106,9 +119,10 @@ pub(super) fn config(frame_bytes_max: usize) -> WebSocketConfig {
 impl Socket {
     /// Takes an upgraded socket over. `rest` is what was read behind the request head.
     pub async fn open(socket: Wire, rest: Vec<u8>, frame_bytes_max: usize, backlog: Arc<Backlog>) -> Self {
-        let outflow = Outflow::new(socket, backlog);
-        let stream = WebSocketStream::from_partially_read(outflow, rest, Role::Server, Some(config(frame_bytes_max))).await;
-        Self { stream, unsent: Bytes::new(), is_unflushed: false, written: 0 }
+        let counted = FrameCount::new(Outflow::new(socket, backlog), &rest);
+        let stream = WebSocketStream::from_partially_read(counted, rest, Role::Server, Some(config(frame_bytes_max))).await;
+        // Filled up to the burst by the first frames.
+        Self { stream, frames: Bucket::new(u32::MAX, 0), unsent: Bytes::new(), is_unflushed: false, written: 0 }
     }
 
     /// Writes what waits in the session's outlet and, when `is_reading`, answers the next text frame. Resumes when a frame comes, the outlet has
@@ -139,18 +153,25 @@ impl Socket {
     }
 
     fn note_stall(&mut self, session: &Session, now_ms: u64) {
-        let before = std::mem::replace(&mut self.written, self.stream.get_ref().written());
+        let before = std::mem::replace(&mut self.written, self.stream.get_ref().get_ref().written());
         session.stalled(now_ms, before != self.written);
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>, session: &Session, now_ms: &impl Fn() -> u64) -> Poll<Event> {
         loop {
-            let message = ready!(Pin::new(&mut self.stream).poll_next(context));
-            session.heard(now_ms());
+            let read = Pin::new(&mut self.stream).poll_next(context);
+            let (frames, now_ms) = (self.stream.get_mut().take_frames(), now_ms());
+            let (per_second, burst) = session.frame_rate();
+            if frames > 0 && self.frames.take_many(frames, per_second, burst, now_ms).is_err() {
+                let text = "you send more frames than this server allows (limits.frames_per_message)";
+                return Poll::Ready(Event::Ended(Ending::fault(CloseCode::Policy, text)));
+            }
+            let message = ready!(read);
+            session.heard(now_ms);
             return Poll::Ready(match message {
                 Some(Ok(Message::Text(text))) => Event::Text(text),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
-                Some(Ok(Message::Binary(_))) => Event::Ended(Ending::fault(CloseCode::Unsupported, "only text frames are understood")),
+                Some(Ok(Message::Binary(bytes))) => Event::Binary(bytes),
                 Some(Ok(Message::Close(_))) | None => Event::Ended(Ending::CLIENT),
                 Some(Err(error)) => Event::Ended(error.into()),
             });
@@ -188,12 +209,31 @@ impl Socket {
         }
     }
 
+    /// Sends a whole message past the outlet, a long one in fragments, and waits until the socket has taken it. Not for sessions, whose frames
+    /// go through their outlet.
+    ///
+    /// # Errors
+    /// How the session ends.
+    pub async fn send(&mut self, message: Message) -> Result<(), Ending> {
+        let kind = if message.is_text() { coding::Data::Text } else { coding::Data::Binary };
+        if message.len() > FRAGMENT_BYTES {
+            self.unsent = message.into_data();
+            self.stream.feed(fragment(&mut self.unsent, kind)).await?;
+            while !self.unsent.is_empty() {
+                self.stream.feed(fragment(&mut self.unsent, coding::Data::Continue)).await?;
+            }
+        } else {
+            self.stream.feed(message).await?;
+        }
+        Ok(self.stream.flush().await?)
+    }
+
     /// Sends the close frame, when one is due, and ends the connection, within a bounded time. Who takes nothing is cut: what the system still
     /// has for it would wait for minutes.
     pub async fn close(mut self, ending: Ending) {
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         let told = if ending.is_cut { None } else { timeout_at(deadline, self.tell(ending)).await.ok() };
-        let wire = self.stream.get_mut().stream();
+        let wire = self.stream.get_mut().get_mut().stream();
         match told {
             Some(Ok(())) => {
                 let _ = timeout_at(deadline, handshake::linger(wire)).await;

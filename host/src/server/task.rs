@@ -93,6 +93,7 @@ impl SessionTask {
         let node = &self.node;
         let turn = socket.poll_event(context, &self.session, || node.now_ms(), self.pending.is_none()).map(|event| match event {
             Event::Text(text) => Turn::Text(text),
+            Event::Binary(_) => Turn::Ended(Ending::BINARY),
             Event::Ended(ending) => Turn::Ended(ending),
         });
         if turn.is_ready() {

@@ -3,8 +3,10 @@
 pub mod app;
 pub mod authority;
 pub mod browser;
+pub mod calm;
 pub mod client;
 pub mod config;
+pub mod frames;
 pub mod http;
 pub mod load;
 pub mod plugin;
