@@ -173,8 +173,10 @@ struct Arrival {
 /// Handshake and session of one socket.
 async fn serve(node: Arc<Node>, arrival: Arrival, mut seat: Seat, stop: CancellationToken, alive: TaskTrackerToken) {
     // Boxed: what only the handshake needs would be kept for as long as the session lives.
-    let Some((task, socket)) = Box::pin(open(node, arrival, &mut seat, stop, alive)).await else { return };
-    task.run(socket).await;
+    let opened = Box::pin(open(node, arrival, &mut seat, stop, alive)).await;
+    // At once: across an await both would be kept beside the future that has them.
+    let Some(session) = opened.map(|(task, socket)| task.run(socket)) else { return };
+    session.await;
 }
 
 /// From a connection to a session; `None` when it was refused, and told so, or its client has left.
@@ -200,18 +202,18 @@ async fn open(
         Ok(request) => request,
         Err(Unanswered::Refused(rejection)) => {
             node.refusals.note(rejection.cause, ip, &rejection.body);
-            handshake::refuse(&mut stream, &rejection).await;
+            Box::pin(handshake::refuse(&mut stream, &rejection)).await;
             return None;
         }
         Err(Unanswered::Gone) => return None,
     };
     let id = SessionId::random(&node.id);
     let id = id.inspect_err(|error| tracing::error!(%error, "the system's random source failed; connection dropped")).ok()?;
-    let admitted = match upgrade::admit(&node, &mut request, (id, ip), &stop).await {
+    let admitted = match Box::pin(upgrade::admit(&node, &mut request, (id, ip), &stop)).await {
         Ok(admitted) => admitted,
         Err(rejection) => {
             node.refusals.note(rejection.cause, ip, &rejection.body);
-            handshake::refuse(&mut stream, &rejection).await;
+            Box::pin(handshake::refuse(&mut stream, &rejection)).await;
             return None;
         }
     };
@@ -221,7 +223,7 @@ async fn open(
     }
     metrics::histogram!("plugsocket_handshake_seconds").record(at.elapsed().as_secs_f64());
     let frame_bytes_max = usize::try_from(settings.limits.frame_in_max.as_u64()).unwrap_or(usize::MAX);
-    let socket = Socket::open(stream, request.rest, frame_bytes_max, Arc::clone(&node.backlog)).await;
+    let socket = Box::pin(Socket::open(stream, request.rest, frame_bytes_max, Arc::clone(&node.backlog))).await;
     if admitted.registration.is_none() && !node.roster.admit(Arc::clone(&admitted.session)) {
         drain::dismiss(&admitted.session, &settings);
     }
@@ -231,11 +233,11 @@ async fn open(
 /// TLS, where it is spoken; `None` when there is none with this client, who has been told then.
 async fn secure(node: &Node, arrival: Arrival, ip: IpAddr, deadline: Instant) -> Option<Stream> {
     let Some(tls) = arrival.tls else { return Some(Stream::Plain(arrival.socket)) };
-    match tls.accept(arrival.socket, deadline).await {
+    match Box::pin(tls.accept(arrival.socket, deadline)).await {
         Ok(stream) => return Some(stream),
         Err(Insecure::Plain(socket)) => {
             node.refusals.note(NOT_TLS.cause, ip, &NOT_TLS.body);
-            handshake::refuse(&mut Stream::Plain(socket), &NOT_TLS).await;
+            Box::pin(handshake::refuse(&mut Stream::Plain(socket), &NOT_TLS)).await;
         }
         Err(Insecure::Failed(why)) => node.refusals.note("tls", ip, &format!("no TLS with this client: {why}")),
         Err(Insecure::TimedOut) => node.refusals.note("timeout", ip, "the TLS handshake did not come to its end in time"),
@@ -263,6 +265,14 @@ fn settle(seat: &mut Seat, head: &Head, settings: &Settings) -> Result<(), Rejec
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_half_open_connection_is_small() {
+        fn future_bytes<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+            size_of::<F>()
+        }
+        assert!(future_bytes(open) <= 2048, "{} bytes, for every connection whose request does not come", future_bytes(open));
+    }
 
     #[test]
     fn an_idle_socket_has_a_small_task() {
