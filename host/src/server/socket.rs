@@ -161,13 +161,17 @@ impl Socket {
         loop {
             let read = Pin::new(&mut self.stream).poll_next(context);
             let (frames, now_ms) = (self.stream.get_mut().take_frames(), now_ms());
+            if frames.is_some() {
+                // A long message takes its time; who is in the middle of one is not silent.
+                session.heard(now_ms);
+            }
+            let frames = frames.unwrap_or_default();
             let (per_second, burst) = session.frame_rate();
             if frames > 0 && self.frames.take_many(frames, per_second, burst, now_ms).is_err() {
                 let text = "you send more frames than this server allows (limits.frames_per_message)";
                 return Poll::Ready(Event::Ended(Ending::fault(CloseCode::Policy, text)));
             }
             let message = ready!(read);
-            session.heard(now_ms);
             return Poll::Ready(match message {
                 Some(Ok(Message::Text(text))) => Event::Text(text),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,

@@ -100,3 +100,22 @@ async fn a_broadcast_is_made_once_and_its_bytes_are_shared() {
     assert!(places.iter().all(|place| *place == places[0]));
     drop(sessions);
 }
+
+#[tokio::test]
+async fn who_is_in_the_middle_of_a_long_message_is_not_silent() {
+    use tokio::io::AsyncWriteExt;
+    let mut house = House::open(|settings| {
+        settings.limits.idle_timeout = Duration::from_secs(2);
+        settings.limits.ping_interval = Duration::from_secs(1);
+    })
+    .await;
+    let mut client = house.registered(json!({})).await;
+    let message = json!({"action": "echo", "data": "x".repeat(200)}).to_string();
+    let mut frame = vec![0x81, 0xfe, 0, u8::try_from(message.len()).unwrap(), 0, 0, 0, 0];
+    frame.extend(message.as_bytes());
+    for piece in frame.chunks(frame.len() / 8) {
+        client.stream.get_mut().write_all(piece).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert_eq!(client.next().await["action"], "echo");
+}
