@@ -19,6 +19,8 @@ const REST: Duration = Duration::from_millis(50);
 /// How long a file may keep changing before it is given up until its next event.
 const REST_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
+/// A file system that stalls, or a process that was stopped, must not stretch the copying.
+const CHUNK_PAUSE_MAX: Duration = Duration::from_millis(20);
 /// Younger copies are not removed, whoever made them.
 const LEFTOVER_AGE_MIN: Duration = Duration::from_secs(60);
 /// Copies of processes whose end can't be seen (no `/proc`) are kept this long.
@@ -251,7 +253,7 @@ impl Draft {
             hash.update(part);
             copy.write_all(part).map_err(PluginError::files("write", &self.path))?;
             // A thread that works without pause keeps those who serve waiting for milliseconds, whatever its priority.
-            std::thread::sleep(begun.elapsed() * 2);
+            std::thread::sleep((begun.elapsed() * 2).min(CHUNK_PAUSE_MAX));
         }
         let sha256 = hex(hash.clone());
         hash.update(config);

@@ -19,7 +19,8 @@ pub(super) async fn dismiss_all(node: &Node, deadline: Instant) {
     for session in node.roster.drain() {
         dismiss(&session, &settings);
     }
-    let answers_end = deadline - settings.server.drain_timeout / DISCONNECTS_SHARE;
+    // An edit of the timeout that comes right now may be longer than the machine is up.
+    let answers_end = deadline.checked_sub(settings.server.drain_timeout / DISCONNECTS_SHARE).unwrap_or(deadline);
     if timeout_at(answers_end, node.alive.wait()).await.is_err() {
         for session in node.roster.drain() {
             session.outlet.close(CloseCode::Draining, "this server goes away before your requests are answered; connect again");

@@ -113,5 +113,5 @@ async fn serve(socket: TcpStream, peer: SocketAddr, settings: LiveSettings, stop
         }
     };
     session.outlet.end();
-    socket.close(ending).await;
+    socket.close(ending, None).await;
 }

@@ -8,6 +8,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// So many frames are read before they have to be accounted for: tungstenite reads fragments without coming back.
 const UNACCOUNTED_MAX: u32 = 1024;
+/// Frames of so many bytes and more do not count: what they cost is their bytes. So a message may have any length, in fragments as clients make
+/// them.
+const LONG_BYTES: u64 = 1024;
 /// Two bytes, and at most eight of length.
 const HEAD_BYTES_MAX: usize = 10;
 const MASK_BYTES: u64 = 4;
@@ -26,9 +29,11 @@ impl<S> FrameCount<S> {
         Self { stream, tally }
     }
 
-    /// Frames begun since the last call. Reading goes on only when they are taken from time to time.
-    pub fn take_frames(&mut self) -> u32 {
-        std::mem::take(&mut self.tally.frames)
+    /// Frames begun since the last call, but for long ones; `None` when not even a byte has come. Reading goes on only when they are taken from
+    /// time to time.
+    pub fn take_frames(&mut self) -> Option<u32> {
+        let frames = std::mem::take(&mut self.tally.frames);
+        std::mem::take(&mut self.tally.has_read).then_some(frames)
     }
 
     /// The connection itself.
@@ -73,6 +78,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FrameCount<S> {
 #[derive(Default)]
 struct Tally {
     frames: u32,
+    has_read: bool,
     head: [u8; HEAD_BYTES_MAX],
     head_bytes: u8,
     /// Bytes of the present frame, behind its length, that are still to come.
@@ -81,6 +87,7 @@ struct Tally {
 
 impl Tally {
     fn read(&mut self, mut bytes: &[u8]) {
+        self.has_read |= !bytes.is_empty();
         while let Some((byte, rest)) = bytes.split_first() {
             if self.unread > 0 {
                 let skipped = usize::try_from(self.unread).unwrap_or(usize::MAX).min(bytes.len());
@@ -91,9 +98,10 @@ impl Tally {
             bytes = rest;
             self.head[usize::from(self.head_bytes)] = *byte;
             self.head_bytes += 1;
-            if self.head_bytes == 1 {
-                self.frames = self.frames.saturating_add(1);
-            } else if let Some(payload) = self.payload_bytes() {
+            if self.head_bytes > 1
+                && let Some(payload) = self.payload_bytes()
+            {
+                self.frames = self.frames.saturating_add(u32::from(payload < LONG_BYTES));
                 let mask = if self.head[1] & 0x80 == 0 { 0 } else { MASK_BYTES };
                 self.unread = payload.saturating_add(mask);
                 self.head_bytes = 0;
@@ -129,19 +137,29 @@ mod tests {
     }
 
     #[test]
-    fn every_frame_counts_once_however_it_is_cut() {
+    fn every_short_frame_counts_once_however_it_is_cut() {
         for step in [1, 2, 3, 7, 4096, usize::MAX] {
             let mut tally = Tally::default();
             wire().chunks(step.min(wire().len())).for_each(|chunk| tally.read(chunk));
-            assert_eq!((tally.frames, tally.unread, tally.head_bytes), (5, 0, 0), "{step}");
+            assert_eq!((tally.frames, tally.unread, tally.head_bytes), (4, 0, 0), "{step}: all but the long one");
         }
+    }
+
+    #[test]
+    fn a_long_message_in_fragments_of_4_kib_is_no_flood() {
+        let mut tally = Tally::default();
+        for _ in 0..4096 {
+            tally.read(&[0x00, 126, 0x10, 0x00]);
+            tally.read(&[b'x'; 4096]);
+        }
+        assert_eq!((tally.frames, tally.unread), (0, 0));
     }
 
     #[test]
     fn an_impossible_length_does_no_harm() {
         let mut tally = Tally::default();
         tally.read(&[0x82, 0xff, 255, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4, 5, 0x81, 0x81]);
-        assert_eq!(tally.frames, 1);
+        assert_eq!((tally.frames, tally.has_read), (0, true));
     }
 
     #[tokio::test]
@@ -149,13 +167,13 @@ mod tests {
         use tokio::io::AsyncReadExt;
         let wire = [0x80, 0x00].repeat(4096);
         let mut stream = FrameCount::new(wire.as_slice(), &[0x80, 0x00]);
-        assert_eq!(stream.take_frames(), 1);
+        assert_eq!((stream.take_frames(), stream.take_frames()), (Some(1), None));
         let mut bytes = [0; 4096];
         assert_eq!(stream.read(&mut bytes).await.unwrap(), 4096);
         let mut context = Context::from_waker(std::task::Waker::noop());
         let mut buffer = ReadBuf::new(&mut bytes);
         assert!(Pin::new(&mut stream).poll_read(&mut context, &mut buffer).is_pending());
-        assert!(stream.take_frames() >= UNACCOUNTED_MAX);
+        assert!(stream.take_frames().unwrap() >= UNACCOUNTED_MAX);
         assert!(Pin::new(&mut stream).poll_read(&mut context, &mut buffer).is_ready());
     }
 }

@@ -157,6 +157,19 @@ impl Outlet {
         self.waker.wake();
     }
 
+    /// Nothing more is taken. What came before an end that was asked for stays, to be written; answers whether there is any.
+    pub fn stop(&self) -> bool {
+        let mut state = self.lock();
+        state.ended = true;
+        let stays = |closing: &Closing| !closing.is_cut && closing.code != CloseCode::SlowConsumer;
+        if !state.closing.as_ref().is_some_and(stays) {
+            state.forget_frames();
+            state.in_hand = 0;
+            self.count(&mut state);
+        }
+        state.held > 0
+    }
+
     /// The session is over: nothing is kept from here on.
     pub fn end(&self) {
         let mut state = self.lock();

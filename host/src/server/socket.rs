@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::{Sink, SinkExt, Stream};
 use tokio::io::AsyncWriteExt;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame, coding};
@@ -19,7 +19,7 @@ use super::backlog::Backlog;
 use super::frame_count::FrameCount;
 use super::handshake;
 use super::outflow::Outflow;
-use super::outlet::{Closing, Outgoing};
+use super::outlet::{Closing, Outgoing, Outlet};
 use super::rate::Bucket;
 use super::session::Session;
 use super::stream::Stream as Wire;
@@ -34,6 +34,8 @@ const WRITE_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Longer messages leave in fragments of this length: tungstenite's write buffer never shrinks, so one long frame would be kept in memory for
 /// the rest of the connection's life.
 const FRAGMENT_BYTES: usize = 4 * 1024;
+/// How long a client may take for what was sent before an end that was asked for.
+const REST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the closing handshake may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A close frame's payload is 125 bytes, two of them the code.
@@ -161,13 +163,17 @@ impl Socket {
         loop {
             let read = Pin::new(&mut self.stream).poll_next(context);
             let (frames, now_ms) = (self.stream.get_mut().take_frames(), now_ms());
+            if frames.is_some() {
+                // A long message takes its time; who is in the middle of one is not silent.
+                session.heard(now_ms);
+            }
+            let frames = frames.unwrap_or_default();
             let (per_second, burst) = session.frame_rate();
             if frames > 0 && self.frames.take_many(frames, per_second, burst, now_ms).is_err() {
                 let text = "you send more frames than this server allows (limits.frames_per_message)";
                 return Poll::Ready(Event::Ended(Ending::fault(CloseCode::Policy, text)));
             }
             let message = ready!(read);
-            session.heard(now_ms);
             return Poll::Ready(match message {
                 Some(Ok(Message::Text(text))) => Event::Text(text),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
@@ -185,22 +191,13 @@ impl Socket {
             match stream.as_mut().poll_ready(context) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
-                // The client reads nothing: an end that was asked for does not wait for the frames before it.
+                // The session does not wait for the frames before an end that was asked for; `close` still writes them.
                 Poll::Pending => return session.outlet.closing().map_or(Poll::Pending, |closing| Poll::Ready(Err(closing.into()))),
             }
-            let message = if self.unsent.is_empty() {
-                match session.outlet.take() {
-                    None => return Poll::Ready(Ok(())),
-                    Some(Outgoing::Frame(text)) if text.len() > FRAGMENT_BYTES => {
-                        self.unsent = text.into();
-                        fragment(&mut self.unsent, coding::Data::Text)
-                    }
-                    Some(Outgoing::Frame(text)) => Message::Text(text),
-                    Some(Outgoing::Ping) => Message::Ping(Bytes::new()),
-                    Some(Outgoing::Close(closing)) => return Poll::Ready(Err(closing.into())),
-                }
-            } else {
-                fragment(&mut self.unsent, coding::Data::Continue)
+            let message = match next(&mut self.unsent, &session.outlet) {
+                Ok(Some(message)) => message,
+                Ok(None) => return Poll::Ready(Ok(())),
+                Err(closing) => return Poll::Ready(Err(closing.into())),
             };
             self.is_unflushed = true;
             if let Err(error) = stream.as_mut().start_send(message) {
@@ -228,11 +225,15 @@ impl Socket {
         Ok(self.stream.flush().await?)
     }
 
-    /// Sends the close frame, when one is due, and ends the connection, within a bounded time. Who takes nothing is cut: what the system still
-    /// has for it would wait for minutes.
-    pub async fn close(mut self, ending: Ending) {
+    /// Writes the `rest` that waits, sends the close frame, when one is due, and ends the connection, within a bounded time. Who takes too
+    /// little is cut: what the system still has for it would wait for minutes.
+    pub async fn close(mut self, ending: Ending, rest: Option<&Outlet>) {
+        let mut is_cut = ending.is_cut;
+        if let Some(rest) = rest {
+            is_cut = is_cut || timeout(REST_TIMEOUT, self.send_rest(rest)).await.is_err();
+        }
         let deadline = Instant::now() + CLOSE_TIMEOUT;
-        let told = if ending.is_cut { None } else { timeout_at(deadline, self.tell(ending)).await.ok() };
+        let told = if is_cut { None } else { timeout_at(deadline, self.tell(ending)).await.ok() };
         let wire = self.stream.get_mut().get_mut().stream();
         match told {
             Some(Ok(())) => {
@@ -249,6 +250,13 @@ impl Socket {
         }
     }
 
+    async fn send_rest(&mut self, outlet: &Outlet) -> Result<(), Error> {
+        while let Ok(Some(message)) = next(&mut self.unsent, outlet) {
+            self.stream.feed(message).await?;
+        }
+        Ok(())
+    }
+
     async fn tell(&mut self, ending: Ending) -> Result<(), Error> {
         if let Some(text) = ending.text {
             let code = coding::CloseCode::from(ending.code.number());
@@ -259,6 +267,23 @@ impl Socket {
         }
         // After both close frames tungstenite ends without flushing what is below it.
         self.stream.get_mut().flush().await.map_err(Error::Io)
+    }
+}
+
+/// What is to be written next: the rest of a long message comes before anything else. The error is how the session ends.
+fn next(unsent: &mut Bytes, outlet: &Outlet) -> Result<Option<Message>, Closing> {
+    if !unsent.is_empty() {
+        return Ok(Some(fragment(unsent, coding::Data::Continue)));
+    }
+    match outlet.take() {
+        None => Ok(None),
+        Some(Outgoing::Frame(text)) if text.len() > FRAGMENT_BYTES => {
+            *unsent = text.into();
+            Ok(Some(fragment(unsent, coding::Data::Text)))
+        }
+        Some(Outgoing::Frame(text)) => Ok(Some(Message::Text(text))),
+        Some(Outgoing::Ping) => Ok(Some(Message::Ping(Bytes::new()))),
+        Some(Outgoing::Close(closing)) => Err(closing),
     }
 }
 

@@ -71,14 +71,20 @@ impl SessionTask {
                 Turn::Ended(ending) => break ending,
             }
         };
-        self.session.outlet.end();
+        // Boxed: what only the end needs would be kept for as long as the session lives.
+        Box::pin(self.end(socket, ending)).await;
+    }
+
+    async fn end(mut self, socket: Socket, ending: Ending) {
+        let has_rest = self.session.outlet.stop();
         if let Some(pending) = self.pending.take() {
             // A registration that is being decided is waited for: when it is granted, its end has to be told.
             let resolved = pending.await;
             self.on_resolved(resolved);
         }
         self.finish(&ending);
-        Box::pin(socket.close(ending)).await;
+        socket.close(ending, has_rest.then_some(&self.session.outlet)).await;
+        self.session.outlet.end();
     }
 
     fn poll_turn(&mut self, context: &mut Context<'_>, socket: &mut Socket) -> Poll<Turn> {

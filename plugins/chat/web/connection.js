@@ -32,7 +32,7 @@ class Connection {
     this.registered = false;
     this.attempts = 0;
     /** When the server that goes away wants us back, in ms of Date.now(). */
-    this.comeBackAt = null;
+    this.comeBackAt = 0;
     this.nextId = 1;
     this.waiting = new Map();
     this.timers = {};
@@ -47,7 +47,7 @@ class Connection {
 
   open() {
     this.drop();
-    this.comeBackAt = null;
+    this.comeBackAt = 0;
     this.on.state("connecting", "Connecting…");
     let socket;
     try {
@@ -136,9 +136,9 @@ class Connection {
     this.drop();
     if (code >= 4000 && code <= 4099) {
       this.on.state("offline", `Closed by the server: ${reason || "no reason given"} (${code})`, { closed: this.registration !== null });
-    } else if (this.registration && this.comeBackAt !== null) {
-      // A moment of our own: the server has spread its clients over some time.
-      this.wait(Math.max(0, this.comeBackAt - Date.now()), "The server restarts; reconnecting");
+    } else if (this.registration && this.comeBackAt > Date.now()) {
+      // A moment of our own: the server has spread its clients over some time. Who stayed longer, for its answers, goes the usual way: many do.
+      this.wait(this.comeBackAt - Date.now(), "The server restarts; reconnecting");
     } else if (this.registration) {
       const ceiling = Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** Math.min(this.attempts++, 10));
       // Half fixed, half random: after a restart of the server its clients must not all come back at once.

@@ -15,7 +15,7 @@ use crate::server::delivery::pass_on;
 use crate::server::node::Node;
 use crate::server::outlet::Outgoing;
 use crate::server::session::Session;
-use crate::wire::delivery::{Address, Delivery};
+use crate::wire::delivery::{Address, Body, Delivery};
 use crate::wire::ids::{NodeId, SessionId};
 use crate::wire::json::Json;
 
@@ -99,4 +99,42 @@ async fn a_broadcast_is_made_once_and_its_bytes_are_shared() {
         .collect();
     assert!(places.iter().all(|place| *place == places[0]));
     drop(sessions);
+}
+
+#[tokio::test]
+async fn what_was_sent_before_a_close_arrives_although_it_is_more_than_the_network_takes_at_once() {
+    const FRAMES: usize = 40;
+    let mut house = House::open(|settings| settings.limits.outgoing_max = bytesize::ByteSize::mib(64)).await;
+    let mut slow = house.registered(json!({"connection_id": "slow"})).await;
+    let to = || Address::Connection("slow".to_owned());
+    let data = Json::encode(&"x".repeat(500_000)).unwrap();
+    for _ in 0..FRAMES {
+        house.deliveries.send(Delivery::message(to(), "news", data.clone())).unwrap();
+    }
+    house.deliveries.send(Delivery { to: vec![to()], except: None, body: Body::Close("bye".to_owned()), origin: None }).unwrap();
+    house.disconnected("application").await;
+    for _ in 0..FRAMES {
+        assert_eq!(slow.next().await["action"], "news");
+    }
+    assert_eq!(slow.close_code().await, 4000);
+    until("nothing is left", || house.sessions.open() == 0).await;
+}
+
+#[tokio::test]
+async fn who_is_in_the_middle_of_a_long_message_is_not_silent() {
+    use tokio::io::AsyncWriteExt;
+    let mut house = House::open(|settings| {
+        settings.limits.idle_timeout = Duration::from_secs(2);
+        settings.limits.ping_interval = Duration::from_secs(1);
+    })
+    .await;
+    let mut client = house.registered(json!({})).await;
+    let message = json!({"action": "echo", "data": "x".repeat(200)}).to_string();
+    let mut frame = vec![0x81, 0xfe, 0, u8::try_from(message.len()).unwrap(), 0, 0, 0, 0];
+    frame.extend(message.as_bytes());
+    for piece in frame.chunks(frame.len() / 8) {
+        client.stream.get_mut().write_all(piece).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert_eq!(client.next().await["action"], "echo");
 }
