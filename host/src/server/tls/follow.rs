@@ -59,9 +59,7 @@ impl Tls {
             watch.is_told = false;
             return;
         }
-        if watch.is_told {
-            return;
-        }
+        // Also when it has been told: a certificate's time may come.
         match read.and_then(|files| self.place.parse(&files, now())) {
             Ok(fresh) => {
                 tracing::info!(names = fresh.names.join(", "), ends = when(fresh.ends), "certificate replaced");
@@ -71,6 +69,7 @@ impl Tls {
                 watch.served = fingerprint.unwrap_or(watch.served);
                 (watch.bad_since, watch.is_told, watch.warned) = (None, false, None);
             }
+            Err(_) if watch.is_told => {}
             Err(error) if watch.bad_since.get_or_insert_with(Instant::now).elapsed() >= FIT_TIMEOUT => {
                 watch.is_told = true;
                 metrics::counter!("plugsocket_certificate_reloads_total", "outcome" => "refused").increment(1);
@@ -115,6 +114,39 @@ mod tests {
 
     use super::super::certificate::Place;
     use super::*;
+    use crate::config::ServerTlsSettings;
+
+    /// Writes a pair whose time begins so many seconds from now.
+    fn write(place: &Place, begins_in: u64) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        let begins = u64::try_from(now()).unwrap() + begins_in;
+        params.not_before = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(begins);
+        std::fs::write(&place.key_file, key.serialize_pem()).unwrap();
+        std::fs::write(&place.cert_file, params.self_signed(&key).unwrap().pem()).unwrap();
+    }
+
+    #[test]
+    fn a_certificate_that_is_there_before_its_time_is_taken_up_when_that_comes() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { cert_file: dir.path().join("c"), key_file: dir.path().join("k") };
+        write(&place, 0);
+        let settings = ServerTlsSettings { cert_file: Some(place.cert_file.clone()), key_file: Some(place.key_file.clone()) };
+        let tls = Tls::open(&settings).unwrap().unwrap();
+        let mut watch = Watch { served: tls.fingerprint, seen: Some(tls.fingerprint), bad_since: None, is_told: false, warned: None };
+        let served = || Arc::clone(&tls.current.0.load().key);
+        let old = served();
+        write(&place, 2);
+        for _ in 0..2 {
+            tls.look(place.read(), &mut watch);
+        }
+        watch.bad_since = Some(Instant::now().checked_sub(FIT_TIMEOUT).unwrap());
+        tls.look(place.read(), &mut watch);
+        assert!(watch.is_told && Arc::ptr_eq(&old, &served()));
+        std::thread::sleep(Duration::from_millis(2_100));
+        tls.look(place.read(), &mut watch);
+        assert!(!Arc::ptr_eq(&old, &served()), "its time has come");
+    }
 
     #[test]
     fn an_end_is_told_once_a_day_and_at_once_when_it_comes() {
