@@ -19,8 +19,8 @@ const REST: Duration = Duration::from_millis(50);
 /// How long a file may keep changing before it is given up until its next event.
 const REST_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
-/// A file system that stalls, or a process that was stopped, must not stretch the copying.
-const CHUNK_PAUSE_MAX: Duration = Duration::from_millis(20);
+/// Where a chunk takes long (a file system that stalls, hashing in a debug build), the pauses must not stretch the copying.
+const CHUNK_PAUSE_MAX: Duration = Duration::from_micros(300);
 /// Younger copies are not removed, whoever made them.
 const LEFTOVER_AGE_MIN: Duration = Duration::from_secs(60);
 /// Copies of processes whose end can't be seen (no `/proc`) are kept this long.

@@ -61,9 +61,11 @@ impl Inside {
     fn wait(&mut self, now: Instant) -> u32 {
         let rate = f64::from(self.rate.get());
         let passed = now.saturating_duration_since(self.waiting_at).as_secs_f64();
-        self.waiting = (self.waiting - passed * rate).max(0.0) + 1.0;
+        // Nobody is told to stay away for longer, so nobody waits beyond that: a flood that has ended is soon forgotten.
+        let waiting_max = rate * f64::from(RETRY_AFTER_MAX);
+        self.waiting = ((self.waiting - passed * rate).max(0.0) + 1.0).min(waiting_max);
         self.waiting_at = now;
-        let seconds = (self.waiting / rate).ceil().min(f64::from(RETRY_AFTER_MAX));
+        let seconds = (self.waiting / rate).ceil();
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It is 1 to 60.
         let seconds = seconds as u32;
         seconds.max(1)
@@ -106,6 +108,7 @@ mod tests {
         let waits: Vec<_> = (0..25).map(|_| inside.wait(start)).collect();
         assert_eq!((waits[0], waits[9], waits[10], waits[19], waits[20]), (1, 1, 2, 2, 3));
         assert_eq!(inside.wait(start + Duration::from_secs(2)), 1, "those before have come by then");
-        assert_eq!((0..2_000).map(|_| inside.wait(start)).max(), Some(RETRY_AFTER_MAX));
+        assert_eq!((0..100_000).map(|_| inside.wait(start)).max(), Some(RETRY_AFTER_MAX));
+        assert_eq!(inside.wait(start + Duration::from_secs(61)), 1, "nobody was told to stay away for longer");
     }
 }

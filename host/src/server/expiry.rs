@@ -36,6 +36,16 @@ impl Expiry {
         self.warned_at_ms.store(expires_ms.saturating_sub(ms(settings.expiry_warning)), Relaxed);
     }
 
+    /// A token with this `exp` is to follow, when the handler agrees: the one that counts so far does not end meanwhile.
+    pub fn defer(&self, expires_ms: u64, settings: &TokenSettings) {
+        self.closed_at_ms.fetch_max(expires_ms.saturating_add(ms(settings.leeway)), Relaxed);
+    }
+
+    /// The handler has decided: from here on the token that counts ends in its time again.
+    pub fn resume(&self, settings: &TokenSettings) {
+        self.closed_at_ms.store(self.expires_ms.load(Relaxed).saturating_add(ms(settings.leeway)), Relaxed);
+    }
+
     /// What is due now; the warning once for each token.
     pub fn due(&self) -> Option<Pulse> {
         if self.closed_at_ms.load(Relaxed) == NEVER { None } else { self.due_at(unix_ms()) }
@@ -75,6 +85,11 @@ mod tests {
         assert_eq!(expiry.due_at(1_010_000), None);
         assert_eq!(expiry.due_at(1_999_000), Some(Pulse::Expiring { in_ms: 1_000 }));
         assert_eq!(expiry.due_at(2_010_000), Some(Pulse::Expired));
+        expiry.defer(9_000_000, &settings);
+        assert_eq!(expiry.due_at(2_010_000), None, "a fresh one is being decided");
+        expiry.defer(1_000_000, &settings);
+        expiry.resume(&settings);
+        assert_eq!(expiry.due_at(2_010_000), Some(Pulse::Expired), "in vain");
         expiry.set(2_001_000, &settings);
         assert_eq!(expiry.due_at(2_002_000), Some(Pulse::Expiring { in_ms: 0 }), "shorter than the warning: at once");
         expiry.set(u64::MAX, &settings);

@@ -29,15 +29,8 @@ use crate::wire::ids::SessionId;
 
 /// Pause after a failed accept: most often the process is out of file descriptors, and trying at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Most refused sockets that are answered at once; further ones are closed without a word.
+/// Most refused sockets that are kept for a moment so that their clients can read the answer; further ones are closed behind it.
 const REFUSALS_MAX: usize = 256;
-
-const LOST: Rejection = Rejection::with_headers(
-    "lost",
-    "503 Service Unavailable",
-    "Retry-After: 1\r\n",
-    "this server was taken for dead and is coming back as another node; try again",
-);
 
 /// How draining ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,26 +117,24 @@ impl Gate {
         let settings = node.settings.load_full();
         let (limits, ip) = (&settings.limits, proxies::ip_of(peer));
         if node.hold.is_lost() {
-            return self.refuse(socket, ip, &LOST);
-        }
-        if let Err(rejection) = self.admission.check(limits) {
-            return self.refuse(socket, ip, &rejection);
+            return self.refuse(socket, ip, &head::LOST);
         }
         let seat = if proxies::is_trusted(ip, &settings.server.trusted_proxies) {
             self.seats.take_for_proxy(ip, limits.connections_max)
         } else {
             self.seats.take(ip, limits.connections_max, limits.connections_per_ip_max)
         };
-        match seat {
+        // The rate comes last: whoever has no place does not use it up for others.
+        match seat.and_then(|seat| self.admission.check(limits).map(|()| seat)) {
             Ok(seat) => {
                 if let Some(connections) = self.seats.crowd(ip) {
                     tracing::warn!(%ip, connections, "one address holds most connections: if it is a proxy, name it in server.trusted_proxies");
                 }
                 // Frames are batched before they are written; waiting for more would only delay them.
                 let _ = socket.set_nodelay(true);
-                let alive = node.alive.token();
-                let arrival = Arrival { socket, tls: self.tls.clone(), at: Instant::now() };
-                self.sessions.spawn(serve(node, arrival, seat, self.stop.clone(), alive));
+                let (alive, stop) = (node.alive.token(), self.stop.clone());
+                let arrival = Arrival { socket, tls: self.tls.clone(), at: Instant::now(), node, alive, stop };
+                self.sessions.spawn(serve(Box::new(arrival), seat));
             }
             Err(rejection) => self.refuse(socket, ip, &rejection),
         }
@@ -168,29 +159,24 @@ struct Arrival {
     socket: TcpStream,
     tls: Option<Arc<Tls>>,
     at: Instant,
+    node: Arc<Node>,
+    alive: TaskTrackerToken,
+    stop: CancellationToken,
 }
 
 /// Handshake and session of one socket.
-async fn serve(node: Arc<Node>, arrival: Arrival, mut seat: Seat, stop: CancellationToken, alive: TaskTrackerToken) {
+async fn serve(arrival: Box<Arrival>, mut seat: Seat) {
     // Boxed: what only the handshake needs would be kept for as long as the session lives.
-    let opened = Box::pin(open(node, arrival, &mut seat, stop, alive)).await;
-    // At once: across an await both would be kept beside the future that has them.
-    let Some(session) = opened.map(|(task, socket)| task.run(socket)) else { return };
-    session.await;
+    let Some((task, socket)) = Box::pin(open(arrival, &mut seat)).await else { return };
+    task.run(socket).await;
 }
 
 /// From a connection to a session; `None` when it was refused, and told so, or its client has left.
-async fn open(
-    node: Arc<Node>,
-    arrival: Arrival,
-    seat: &mut Seat,
-    stop: CancellationToken,
-    alive: TaskTrackerToken,
-) -> Option<(SessionTask, Socket)> {
+async fn open(arrival: Box<Arrival>, seat: &mut Seat) -> Option<(SessionTask, Socket)> {
+    let Arrival { socket, tls, at, node, alive, stop } = *arrival;
     let settings = node.settings.load_full();
-    let at = arrival.at;
     let deadline = at + settings.limits.handshake_timeout;
-    let mut stream = stop.run_until_cancelled(secure(&node, arrival, seat.ip, deadline)).await??;
+    let mut stream = stop.run_until_cancelled(secure(&node, (socket, tls), seat.ip, deadline)).await??;
     let reading = stop.run_until_cancelled(handshake::read(&mut stream, &settings, deadline)).await;
     let reading = reading.unwrap_or(Err(Unanswered::Refused(head::DRAINING)));
     let placed = reading.and_then(|request| {
@@ -231,9 +217,9 @@ async fn open(
 }
 
 /// TLS, where it is spoken; `None` when there is none with this client, who has been told then.
-async fn secure(node: &Node, arrival: Arrival, ip: IpAddr, deadline: Instant) -> Option<Stream> {
-    let Some(tls) = arrival.tls else { return Some(Stream::Plain(arrival.socket)) };
-    match Box::pin(tls.accept(arrival.socket, deadline)).await {
+async fn secure(node: &Node, (socket, tls): (TcpStream, Option<Arc<Tls>>), ip: IpAddr, deadline: Instant) -> Option<Stream> {
+    let Some(tls) = tls else { return Some(Stream::Plain(socket)) };
+    match Box::pin(tls.accept(socket, deadline)).await {
         Ok(stream) => return Some(stream),
         Err(Insecure::Plain(socket)) => {
             node.refusals.note(NOT_TLS.cause, ip, &NOT_TLS.body);
@@ -267,18 +253,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_half_open_connection_is_small() {
-        fn future_bytes<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
-            size_of::<F>()
-        }
-        assert!(future_bytes(open) <= 2048, "{} bytes, for every connection whose request does not come", future_bytes(open));
-    }
-
-    #[test]
     fn an_idle_socket_has_a_small_task() {
-        fn future_bytes<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+        fn future_bytes<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
             size_of::<F>()
         }
         assert!(future_bytes(serve) <= 1536, "{} bytes, for every connection", future_bytes(serve));
+        assert!(future_bytes(open) <= 2048, "{} bytes, for every one whose request does not come", future_bytes(open));
     }
 }

@@ -113,7 +113,10 @@ async fn read_head(stream: &mut Stream, head_bytes_max: usize) -> Result<(BytesM
             Ok(_) => {}
         }
         if !bytes[0].is_ascii_uppercase() {
-            return Err(Unanswered::Refused(head::NOT_HTTP)); // most often a TLS hello
+            return Err(Unanswered::Refused(match stream {
+                Stream::Plain(_) => head::NOT_HTTP, // most often a TLS hello
+                Stream::Tls(_) => head::NOT_HTTP_IN_TLS,
+            }));
         }
         // Only the new bytes are searched: a head that trickles in costs no more than one that comes at once.
         let from = seen.saturating_sub(3);

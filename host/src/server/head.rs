@@ -59,10 +59,20 @@ const HTTP_VERSION: Rejection = Rejection::new(
 /// Answer while the server shuts down.
 pub(crate) const DRAINING: Rejection =
     Rejection::with_headers("draining", "503 Service Unavailable", "Retry-After: 1\r\n", "this server is shutting down; connect again");
+/// Answer while the node is lost and no other has taken its place.
+pub(crate) const LOST: Rejection = Rejection::with_headers(
+    "lost",
+    "503 Service Unavailable",
+    "Retry-After: 1\r\n",
+    "this server was taken for dead and is coming back as another node; try again",
+);
+
 /// Answer to bytes that are not HTTP.
 pub(crate) const NOT_HTTP: Rejection =
     Rejection::new("not_http", "400 Bad Request", "this port speaks plain HTTP and WebSocket (ws://), without TLS");
-
+/// Answer to bytes within TLS that are not HTTP.
+pub(crate) const NOT_HTTP_IN_TLS: Rejection =
+    Rejection::new("not_http", "400 Bad Request", "this port speaks HTTP and WebSocket over TLS (wss://), and this was no HTTP");
 /// Answer to bytes that are not TLS, where it is needed.
 pub(crate) const NOT_TLS: Rejection =
     Rejection::new("not_tls", "400 Bad Request", "this port speaks TLS only: connect with wss:// (or https://), not ws://");

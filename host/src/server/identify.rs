@@ -54,7 +54,8 @@ impl SessionTask {
     /// so, any other is sent away.
     pub(super) fn identify(&self, call: &mut ConnectCall, id: Option<&ClientId>) -> Result<Option<Arc<Verified>>, ()> {
         let Some(tokens) = &self.node.tokens else { return Ok(None) };
-        at_register(tokens, self, call).map(Some).map_err(|fault| {
+        let verified = at_register(tokens, self, call).inspect(|verified| self.session.expiry.defer(verified.expires_ms, &tokens.settings));
+        verified.map(Some).map_err(|fault| {
             self.node.refusals.note(fault.cause(), self.session.ip, fault.text());
             self.session.send_error(id, ErrorCode::Refused, fault.text());
             if self.registration.is_none() {

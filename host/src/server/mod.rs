@@ -11,6 +11,7 @@ mod delivery;
 mod drain;
 mod echo;
 mod expiry;
+mod follow;
 mod frame_count;
 mod gateway;
 mod handler_calls;

@@ -112,6 +112,7 @@ impl SessionTask {
         self.session.heard(self.node.now_ms());
         if let Resolved::Registration(registration) = resolved {
             self.registration = registration;
+            self.session.expiry.resume(&self.node.settings.load().server.token);
             if self.registration.is_some() {
                 self.session.stop_awaiting_registration();
             } else {

@@ -89,7 +89,7 @@ async fn connect(
     session.stop_awaiting_registration();
     session.pause();
     if !node.roster.admit(Arc::clone(session)) {
-        return Err(head::DRAINING);
+        return Err(if node.hold.is_lost() { head::LOST } else { head::DRAINING });
     }
     let request = registration::Request { call, client_id: None, verified, previous: None };
     let registration = registration::carry_out(node, session, request).await.map_err(|denied| {
@@ -181,9 +181,10 @@ mod tests {
         assert!(answer.ends_with("\r\n\r\nnoSet-Cookie: a=b<b>\n") && answer.matches("\r\n\r\n").count() == 1, "{answer}");
         let long = refused(&"ä".repeat(9_000), None);
         assert_eq!((long.status, long.body.len()), ("403 Forbidden", 1000));
-        for (status, header) in [(401, "WWW-Authenticate: Bearer"), (503, "Retry-After: 1"), (429, "")] {
+        for (status, headers) in [(401, "WWW-Authenticate: Bearer\r\n"), (503, "Retry-After: 1\r\n"), (429, "")] {
             let answer = refused("no", Some(status)).response();
-            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(header), "{answer}");
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+            assert!(answer.contains(&format!("Content-Length: 3\r\n{headers}Connection: close\r\n\r\n")), "{answer}");
         }
     }
 }

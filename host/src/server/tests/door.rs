@@ -107,6 +107,20 @@ async fn newcomers_beyond_the_rate_are_told_when_to_come_again() {
     assert!(waits[0] == 1 && waits[3] > waits[0], "each behind those before: {waits:?}");
 }
 
+#[tokio::test]
+async fn an_address_that_is_full_uses_up_nobody_elses_rate() {
+    let house = House::open(|settings| {
+        settings.limits.connections_per_ip_max = 1;
+        (settings.limits.accepts_per_second, settings.limits.accepts_burst) = (1, 2);
+    })
+    .await;
+    let _first = house.client().await;
+    for _ in 0..4 {
+        let refused = answer(&house, "").await;
+        assert!(refused.starts_with("HTTP/1.1 429 "), "{refused}");
+    }
+}
+
 /// Writes a fresh certificate and its key; answers a store that trusts it.
 fn certificate(dir: &Path) -> RootCertStore {
     let key = KeyPair::generate().unwrap();
@@ -142,11 +156,20 @@ impl Secured {
     }
 
     async fn connect_with(&self, alpn: &[&str], version: &'static SupportedProtocolVersion) -> std::io::Result<TlsStream<TcpStream>> {
+        let socket = TcpStream::connect(self.house.address).await.unwrap();
+        self.shake(socket, alpn, version).await
+    }
+
+    async fn shake(
+        &self,
+        socket: TcpStream,
+        alpn: &[&str],
+        version: &'static SupportedProtocolVersion,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
         let mut config = config.with_root_certificates(self.roots.clone()).with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let socket = TcpStream::connect(self.house.address).await.unwrap();
         let name = ServerName::try_from("127.0.0.1").unwrap();
         timeout(PATIENCE, TlsConnector::from(Arc::new(config)).connect(name, socket)).await.expect("an answer")
     }
@@ -169,6 +192,11 @@ async fn a_session_runs_over_tls() {
     let mut answer = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    let mut stream = secured.connect(&[]).await.unwrap();
+    stream.write_all(b"\x16 no HTTP\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 ") && !answer.contains("without TLS"), "{answer}");
 }
 
 #[tokio::test]
@@ -182,17 +210,19 @@ async fn http_2_only_gets_an_alert_and_plain_http_a_sentence() {
 
 #[tokio::test]
 async fn tls_handshake_and_head_share_one_deadline() {
-    let secured = secured(|settings| settings.limits.handshake_timeout = Duration::from_millis(600)).await;
-    let start = std::time::Instant::now();
+    let limit = Duration::from_millis(1500);
+    let secured = secured(|settings| settings.limits.handshake_timeout = limit).await;
     let mut silent = TcpStream::connect(secured.house.address).await.unwrap();
     assert_eq!(timeout(PATIENCE, silent.read(&mut [0; 64])).await.expect("it is closed").unwrap_or(0), 0);
-    let mut stream = secured.connect(&[]).await.unwrap();
+    let socket = TcpStream::connect(secured.house.address).await.unwrap();
+    tokio::time::sleep(limit * 2 / 3).await;
+    let mut stream = secured.shake(socket, &[], &rustls::version::TLS13).await.unwrap();
     let shaken = std::time::Instant::now();
     stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
     let mut answer = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("an answer").unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-    assert!(start.elapsed() >= Duration::from_millis(1_100) && shaken.elapsed() < PATIENCE);
+    assert!(shaken.elapsed() < limit * 2 / 3, "the head has what the TLS handshake has left: {:?}", shaken.elapsed());
 }
 
 #[tokio::test]

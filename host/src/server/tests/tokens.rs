@@ -149,3 +149,29 @@ async fn the_end_of_a_token_is_told_and_a_fresh_one_goes_on() {
         assert_eq!(door.house.disconnected("expired").await["connection_id"], "mine");
     }
 }
+
+#[tokio::test]
+async fn a_fresh_token_that_is_still_being_decided_outlives_the_old_one() {
+    for grants in [true, false] {
+        let mut door = Door::open(&EVERYWHERE, |settings| settings.server.token.expiry_warning = Duration::ZERO).await;
+        let mut client = door.house.client().await;
+        let old = json!({"user_id": 1, "token": door.token("7", 3)});
+        assert_eq!(client.ask(json!({"action": "register", "data": old})).await["action"], "registered");
+        door.connected("7").await;
+        let what = if grants { Value::Null } else { json!("refuse_softly") };
+        let fresh = json!({"user_id": 2, "do": what, "x": "hold", "token": door.token("7", 600)});
+        client.send(json!({"action": "register", "data": fresh})).await;
+        door.connected("7").await;
+        tokio::time::sleep(Duration::from_millis(4_500)).await;
+        door.house.script.gate.add_permits(1);
+        let warned = client.next().await;
+        assert_eq!(warned["data"]["expires_in_ms"], 0, "{warned}");
+        if grants {
+            assert_eq!(client.next().await["data"]["user_id"], 2, "the old one's end is nobody's any more");
+            assert_eq!(client.ask(json!({"action": "ping"})).await["action"], "pong");
+        } else {
+            assert_eq!(client.error().await, "refused");
+            assert_eq!(client.close_code().await, 4010, "the old one counts again, and it has ended");
+        }
+    }
+}

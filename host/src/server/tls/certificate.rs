@@ -15,6 +15,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
+use crate::server::follow::Fingerprint;
+
 /// Why a certificate can't be served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -105,10 +107,10 @@ pub(crate) struct Certificate {
 }
 
 /// The content of the two files, and a fingerprint of both.
-pub(super) struct Files {
+pub(crate) struct Files {
     cert: Vec<u8>,
     key: Vec<u8>,
-    pub fingerprint: [u8; 32],
+    pub fingerprint: Fingerprint,
 }
 
 /// Where a certificate and its key are.

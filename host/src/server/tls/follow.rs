@@ -1,90 +1,64 @@
-//! Follows the certificate's files: a renewed pair is taken up while sockets stay open, a bad one is told and not taken.
+//! A certificate's files while the server runs: a renewed pair is served while sockets stay open, and its end is warned of.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use super::certificate::{Certificate, CertificateError, Files, when};
 use super::{Tls, note, now};
+use crate::server::follow::{Fingerprint, Followed, Watch};
 
-/// Pause between two looks at the files.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// A file that reads the same after this long is at rest.
-const REST: Duration = Duration::from_millis(200);
-/// Whoever renews writes one file after the other: a pair that does not fit is told only after this long.
-const FIT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Seconds.
 pub(super) const DAY: i64 = 24 * 3600;
 /// Days before its end in which a certificate is warned of.
 const WARNING_DAYS: i64 = 14;
 
-/// What the looks have seen so far.
-struct Watch {
-    /// Of the pair that is served.
-    served: [u8; 32],
-    /// Of the last look; `None` when the files could not be read.
-    seen: Option<[u8; 32]>,
-    /// Since when the files have been something else that can't be served.
-    bad_since: Option<Instant>,
-    is_told: bool,
-    /// Unix time in seconds.
-    warned: Option<i64>,
+impl Followed for Tls {
+    type Content = Files;
+    type Error = CertificateError;
+
+    fn read(&self) -> Result<Files, CertificateError> {
+        self.place.read()
+    }
+
+    fn fingerprint(files: &Files) -> Fingerprint {
+        files.fingerprint
+    }
+
+    fn take_up(&self, files: &Files) -> Result<(), CertificateError> {
+        let fresh = self.place.parse(files, now())?;
+        tracing::info!(names = fresh.names.join(", "), ends = when(fresh.ends), "certificate replaced");
+        metrics::counter!("plugsocket_certificate_reloads_total", "outcome" => "replaced").increment(1);
+        note(&fresh);
+        self.current.0.store(Arc::new(fresh));
+        Ok(())
+    }
+
+    fn tell(&self, error: &CertificateError) {
+        metrics::counter!("plugsocket_certificate_reloads_total", "outcome" => "refused").increment(1);
+        let (error, ends) = (chain_of(error), when(self.current.0.load().ends));
+        tracing::warn!(error, ends, "the certificate's files have changed and can't be served; the old certificate stays");
+    }
 }
 
 impl Tls {
     /// Follows the files until `stop` fires.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
-        let mut watch = Watch { served: self.fingerprint, seen: Some(self.fingerprint), bad_since: None, is_told: false, warned: None };
+        let (mut watch, mut warned) = (Watch::new(self.fingerprint), None);
         loop {
-            self.warn(&mut watch);
-            let pause = if watch.seen.is_none_or(|seen| seen == watch.served) || watch.is_told { LOOK_INTERVAL } else { REST };
-            if tokio::time::timeout(pause, stop.cancelled()).await.is_ok() {
-                return;
+            self.warn(&mut warned);
+            match watch.look(&self, &stop).await {
+                None => return,
+                Some(true) => warned = None,
+                Some(false) => {}
             }
-            let place = self.place.clone();
-            let Ok(read) = tokio::task::spawn_blocking(move || place.read()).await else { continue };
-            self.look(read, &mut watch);
         }
     }
 
-    fn look(&self, read: Result<Files, CertificateError>, watch: &mut Watch) {
-        let fingerprint = read.as_ref().ok().map(|files| files.fingerprint);
-        let is_at_rest = std::mem::replace(&mut watch.seen, fingerprint) == fingerprint;
-        if fingerprint == Some(watch.served) {
-            (watch.bad_since, watch.is_told) = (None, false);
-            return;
-        }
-        if !is_at_rest {
-            watch.is_told = false;
-            return;
-        }
-        if watch.is_told {
-            return;
-        }
-        match read.and_then(|files| self.place.parse(&files, now())) {
-            Ok(fresh) => {
-                tracing::info!(names = fresh.names.join(", "), ends = when(fresh.ends), "certificate replaced");
-                metrics::counter!("plugsocket_certificate_reloads_total", "outcome" => "replaced").increment(1);
-                note(&fresh);
-                self.current.0.store(Arc::new(fresh));
-                watch.served = fingerprint.unwrap_or(watch.served);
-                (watch.bad_since, watch.is_told, watch.warned) = (None, false, None);
-            }
-            Err(error) if watch.bad_since.get_or_insert_with(Instant::now).elapsed() >= FIT_TIMEOUT => {
-                watch.is_told = true;
-                metrics::counter!("plugsocket_certificate_reloads_total", "outcome" => "refused").increment(1);
-                let (error, ends) = (chain_of(&error), when(self.current.0.load().ends));
-                tracing::warn!(error, ends, "the certificate's files have changed and can't be served; the old certificate stays");
-            }
-            Err(_) => {}
-        }
-    }
-
-    fn warn(&self, watch: &mut Watch) {
+    fn warn(&self, warned: &mut Option<i64>) {
         let (certificate, now) = (self.current.0.load(), now());
-        if let Some(text) = warning(&certificate, now, watch.warned) {
-            watch.warned = Some(now);
+        if let Some(text) = warning(&certificate, now, *warned) {
+            *warned = Some(now);
             tracing::warn!(names = certificate.names.join(", "), ends = when(certificate.ends), "{text}");
         }
     }
@@ -111,10 +85,43 @@ fn chain_of(error: &CertificateError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rcgen::{CertificateParams, KeyPair};
 
     use super::super::certificate::Place;
     use super::*;
+    use crate::config::ServerTlsSettings;
+
+    /// Writes a pair whose time begins so many seconds from now.
+    fn write(place: &Place, begins_in: u64) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        let begins = u64::try_from(now()).unwrap() + begins_in;
+        params.not_before = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(begins);
+        std::fs::write(&place.key_file, key.serialize_pem()).unwrap();
+        std::fs::write(&place.cert_file, params.self_signed(&key).unwrap().pem()).unwrap();
+    }
+
+    #[test]
+    fn a_certificate_that_is_there_before_its_time_is_taken_up_when_that_comes() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { cert_file: dir.path().join("c"), key_file: dir.path().join("k") };
+        write(&place, 0);
+        let settings = ServerTlsSettings { cert_file: Some(place.cert_file.clone()), key_file: Some(place.key_file.clone()) };
+        let tls = Tls::open(&settings).unwrap().unwrap();
+        let mut watch = Watch::new(tls.fingerprint);
+        let served = || Arc::clone(&tls.current.0.load().key);
+        let old = served();
+        write(&place, 2);
+        for _ in 0..2 {
+            assert!(!watch.judge(&tls, place.read()));
+        }
+        assert!(Arc::ptr_eq(&old, &served()));
+        std::thread::sleep(Duration::from_millis(2_100));
+        assert!(watch.judge(&tls, place.read()), "its time has come");
+        assert!(!Arc::ptr_eq(&old, &served()));
+    }
 
     #[test]
     fn an_end_is_told_once_a_day_and_at_once_when_it_comes() {

@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 pub use self::certificate::CertificateError;
 use self::certificate::{Certificate, Place, when};
+use super::follow::Fingerprint;
 use super::stream::Stream;
 use crate::config::ServerTlsSettings;
 
@@ -45,7 +46,7 @@ pub(crate) struct Tls {
     acceptor: TlsAcceptor,
     place: Place,
     /// Of the files that the certificate was made of.
-    fingerprint: [u8; 32],
+    fingerprint: Fingerprint,
     current: Arc<Current>,
 }
 

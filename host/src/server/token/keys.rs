@@ -3,17 +3,16 @@
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
+use futures_util::future::join_all;
 use jsonwebtoken::{Algorithm, DecodingKey};
-use tokio::time::{MissedTickBehavior, interval};
+use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::Tokens;
 use crate::config::{TokenAlgorithm, TokenKey};
+use crate::server::follow::{Fingerprint, Followed, Watch};
 
-/// How often the files are looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest key file: an RSA key of 8192 bits has less than 2 KiB.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 /// RFC 7518 §3.2: a secret has at least as many bits as the hash.
@@ -42,8 +41,7 @@ pub(super) struct Key {
     /// The key itself.
     pub decoding: DecodingKey,
     id: Option<String>,
-    /// What its file held when it was last looked at, good or not.
-    seen: Result<Vec<u8>, String>,
+    fingerprint: Fingerprint,
 }
 
 impl Key {
@@ -52,71 +50,87 @@ impl Key {
     /// # Errors
     /// [`KeyError`]
     pub fn read(settings: &TokenKey) -> Result<Self, KeyError> {
-        let fault = |reason| KeyError { file: settings.file.clone(), reason };
-        let bytes = contents(settings).map_err(fault)?;
-        let (algorithm, decoding) = parse(settings.algorithm, &bytes).map_err(fault)?;
-        Ok(Self { algorithm, decoding, id: settings.id.clone(), seen: Ok(bytes) })
+        Self::of(settings, &contents(settings)?)
+    }
+
+    fn of(settings: &TokenKey, bytes: &[u8]) -> Result<Self, KeyError> {
+        let (algorithm, decoding) = parse(settings.algorithm, bytes).map_err(|reason| KeyError { file: settings.file.clone(), reason })?;
+        Ok(Self { algorithm, decoding, id: settings.id.clone(), fingerprint: Sha256::digest(bytes).into() })
     }
 
     /// Whether a token with this header may be signed with it.
     pub fn is_for(&self, algorithm: Algorithm, id: Option<&str>) -> bool {
         self.algorithm == algorithm && (self.id.is_none() || self.id.as_deref() == id)
     }
+}
 
-    /// The key as its file has it now; `None` when nothing has changed. A bad file leaves the key as it is, and is told once.
-    fn renewed(&self, settings: &TokenKey) -> Option<Self> {
-        let seen = contents(settings);
-        if seen == self.seen {
-            return None;
-        }
-        let file = settings.file.display();
-        match seen.clone().and_then(|bytes| parse(settings.algorithm, &bytes)) {
-            Ok((algorithm, decoding)) => {
-                tracing::info!(%file, "a token key has changed; tokens of the old one are refused from now on");
-                Some(Self { algorithm, decoding, id: self.id.clone(), seen })
-            }
-            Err(reason) => {
-                metrics::counter!("plugsocket_token_key_failures_total").increment(1);
-                tracing::error!(%file, reason, "a token key has changed and can't be used; the old one stays in force");
-                Some(Self { seen, ..self.clone() })
-            }
-        }
+/// The file of one key.
+pub(super) struct KeyFile {
+    tokens: Arc<Tokens>,
+    index: usize,
+}
+
+impl KeyFile {
+    fn settings(&self) -> &TokenKey {
+        &self.tokens.settings.keys[self.index]
+    }
+}
+
+impl Followed for KeyFile {
+    type Content = Vec<u8>;
+    type Error = KeyError;
+
+    fn read(&self) -> Result<Vec<u8>, KeyError> {
+        contents(self.settings())
+    }
+
+    fn fingerprint(bytes: &Vec<u8>) -> Fingerprint {
+        Sha256::digest(bytes).into()
+    }
+
+    fn take_up(&self, bytes: &Vec<u8>) -> Result<(), KeyError> {
+        let mut keys = Vec::clone(&self.tokens.keys.load());
+        keys[self.index] = Key::of(self.settings(), bytes)?;
+        // One task follows all keys: none of them is lost.
+        self.tokens.keys.store(Arc::new(keys));
+        tracing::info!(file = %self.settings().file.display(), "a token key has changed; tokens of the old one are refused from now on");
+        Ok(())
+    }
+
+    fn tell(&self, error: &KeyError) {
+        metrics::counter!("plugsocket_token_key_failures_total").increment(1);
+        let file = error.file.display();
+        tracing::error!(%file, reason = error.reason, "a token key has changed and can't be used; the old one stays in force");
     }
 }
 
 impl Tokens {
-    /// Looks at the key files once a second until `stop` fires.
+    /// Follows the key files until `stop` fires.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
-        let mut ticks = interval(LOOK_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let tokens = Arc::clone(&self);
-            // The files may be on a slow file system; nobody who serves waits for it.
-            let look = tokio::task::spawn_blocking(move || tokens.look());
-            if let Err(error) = look.await {
-                tracing::error!(%error, "the token keys could not be looked at");
-            }
-        }
+        let each = self.watched().into_iter().map(|(file, mut watch)| {
+            let (file, stop) = (Arc::new(file), stop.clone());
+            async move { while watch.look(&file, &stop).await.is_some() {} }
+        });
+        join_all(each).await;
     }
 
-    /// Takes up what has changed in the key files.
-    pub(super) fn look(&self) {
-        let keys = self.keys.load_full();
-        let renewed: Vec<_> = keys.iter().zip(&self.settings.keys).map(|(key, settings)| key.renewed(settings)).collect();
-        if renewed.iter().any(Option::is_some) {
-            let keys = keys.iter().zip(renewed).map(|(key, renewed)| renewed.unwrap_or_else(|| key.clone())).collect();
-            self.keys.store(Arc::new(keys));
-        }
+    /// Each key's file, and what has been seen of it: what is served.
+    pub(super) fn watched(self: &Arc<Self>) -> Vec<(KeyFile, Watch)> {
+        let keys = self.keys.load();
+        let watched = |(index, key): (usize, &Key)| (KeyFile { tokens: Arc::clone(self), index }, Watch::new(key.fingerprint));
+        keys.iter().enumerate().map(watched).collect()
     }
 }
 
-fn contents(settings: &TokenKey) -> Result<Vec<u8>, String> {
-    let unreadable = |error: std::io::Error| format!("{error}; put the key there, readable for this user, or correct server.token.keys");
+fn contents(settings: &TokenKey) -> Result<Vec<u8>, KeyError> {
+    let fault = |reason| KeyError { file: settings.file.clone(), reason };
+    let unreadable =
+        |error: std::io::Error| fault(format!("{error}; put the key there, readable for this user, or correct server.token.keys"));
     let file = std::fs::File::open(&settings.file).map_err(unreadable)?;
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("it has more than {FILE_BYTES_MAX} bytes; a key is shorter"));
+        return Err(fault(format!("it has more than {FILE_BYTES_MAX} bytes; a key is shorter")));
     }
     Ok(bytes)
 }

@@ -1,12 +1,11 @@
 //! Where a client's token is: found in a request and taken out of it, so that neither the handler nor a log sees it.
 
-use std::collections::BTreeMap;
-
 use percent_encoding::percent_decode_str;
 use plugsocket_plugin::call::ConnectCall;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::TokenFault;
+use super::claims::Members;
 use crate::config::TokenPlace;
 
 /// The member of a `register` frame's data that holds a fresh token when no other is named.
@@ -68,18 +67,18 @@ impl Places {
         first.transpose()
     }
 
-    /// Takes the token out of a `register` frame's data; its other members keep their text.
+    /// Takes the token out of a `register` frame's data; its other members keep their text and order.
     ///
     /// # Errors
-    /// [`TokenFault::Malformed`] when it is not a string.
+    /// [`TokenFault::Malformed`] when it is not a string, or there twice.
     pub fn take_register(&self, data: &mut Option<Box<RawValue>>) -> Result<Option<String>, TokenFault> {
         let member = self.register.as_deref().unwrap_or(RENEWAL_MEMBER);
-        let Some(Ok(mut members)) = data.as_ref().map(|data| serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(data.get())) else {
-            return Ok(None);
-        };
-        let Some(token) = members.remove(member) else { return Ok(None) };
-        *data = to_raw_value(&members).ok();
-        serde_json::from_str(token.get()).map(Some).map_err(|_| TokenFault::Malformed)
+        let Some(Ok(Members(members))) = data.as_ref().map(|data| serde_json::from_str::<Members>(data.get())) else { return Ok(None) };
+        let (mut tokens, rest): (Vec<_>, Vec<_>) = members.into_iter().partition(|(name, _)| name == member);
+        let Some((_, token)) = tokens.pop() else { return Ok(None) };
+        *data = to_raw_value(&Members(rest)).ok();
+        let token = serde_json::from_str(token.get()).ok().filter(|_| tokens.is_empty());
+        token.map(Some).ok_or(TokenFault::Malformed)
     }
 }
 
@@ -202,6 +201,10 @@ mod tests {
         let mut data = raw(r#"{"n": 1.10000000000000000001, "auth": "a.b.c"}"#);
         assert_eq!(places.take_register(&mut data), Ok(Some("a.b.c".to_owned())));
         assert_eq!(data.unwrap().get(), r#"{"n":1.10000000000000000001}"#);
+        let mut twice = raw(r#"{"b":1,"a":2,"auth":"x","b":3}"#);
+        assert_eq!(places.take_register(&mut twice), Ok(Some("x".to_owned())));
+        assert_eq!(twice.unwrap().get(), r#"{"b":1,"a":2,"b":3}"#);
+        assert_eq!(places.take_register(&mut raw(r#"{"auth":"x","\u0061uth":"y"}"#)), Err(TokenFault::Malformed), "two tokens");
         for (text, found) in [("[1]", Ok(None)), ("{\"token\":\"x\"}", Ok(None)), ("{\"auth\":7}", Err(TokenFault::Malformed))] {
             assert_eq!(places.take_register(&mut raw(text)), found, "{text}");
         }
