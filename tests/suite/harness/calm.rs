@@ -40,12 +40,21 @@ impl Calm {
     /// # Panics
     /// When that is not so; `what` says after what.
     pub async fn check(&mut self, what: &str) {
+        self.check_within(what, GROWTH_MAX_KIB).await;
+    }
+
+    /// As [`Self::check`], while the server has reason to hold up to `growth_max_kib` more than before.
+    ///
+    /// # Panics
+    /// As [`Self::check`].
+    pub async fn check_within(&mut self, what: &str, growth_max_kib: u64) {
         assert_eq!(self.bystander.request("echo", json!(what)).await["echo"], what);
         let mut newcomer = Client::enter(&self.url, "newcomer").await;
         assert_eq!(newcomer.request("echo", json!(what)).await["echo"], what);
         newcomer.close().await;
         let pid = self.app.servers[0].pid();
-        let is_back = async || procfs::resident_kib(pid) < self.before_kib + GROWTH_MAX_KIB;
-        eventually(&format!("the server's memory after {what}"), PATIENCE, is_back).await;
+        let growth_kib = || procfs::resident_kib(pid).saturating_sub(self.before_kib);
+        println!("{what}: {} KiB more than before", growth_kib());
+        eventually(&format!("the server's memory after {what}"), PATIENCE, async || growth_kib() < growth_max_kib).await;
     }
 }
