@@ -9,6 +9,7 @@ use super::server::{ConnectOn, ServerSettings};
 use super::settings::Settings;
 use super::token::TokenPlace;
 use crate::wire::codes::SYSTEM_ACTIONS;
+use crate::wire::http::is_word;
 use crate::wire::job::JOB_DATA_BYTES_MAX;
 
 /// Most partitions of a queue.
@@ -171,9 +172,7 @@ fn check_server(settings: &Settings) -> Result<(), Fault> {
     if server.paths.is_empty() || server.paths.iter().any(|path| !path.starts_with('/') || path.contains(['?', '#', ' '])) {
         return fault("paths", "must name at least one path, each beginning with / and without a query");
     }
-    let is_token =
-        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
-    if let Some(name) = server.subprotocols.iter().find(|name| !is_token(name)) {
+    if let Some(name) = server.subprotocols.iter().find(|name| !is_word(name)) {
         return fault("subprotocols", &format!("`{name}` can't stand in a header: use letters, digits and - . _"));
     }
     check_token(server)

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use crate::wire::http::is_word;
+
 /// Longest name in an entry, in bytes.
 const NAME_BYTES_MAX: usize = 128;
 
@@ -27,10 +29,10 @@ impl FromStr for TokenPlace {
         if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
             return Err(format!("`{entry}` needs a name of 1 to {NAME_BYTES_MAX} bytes behind the colon"));
         }
-        // What HTTP lets the name of a header and of a subprotocol be.
-        let is_word = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
         match place {
-            "header" | "subprotocol" if !is_word => Err(format!("`{entry}`: the name has a character that HTTP does not allow there")),
+            "header" | "subprotocol" if !is_word(name) => {
+                Err(format!("`{entry}`: the name has a character that HTTP does not allow there"))
+            }
             "header" if name.eq_ignore_ascii_case("sec-websocket-protocol") => {
                 Err(format!("`{entry}` would take all that is offered for a token; use subprotocol:NAME"))
             }

@@ -1,11 +1,12 @@
 //! The client's address behind proxies that are trusted: `Forwarded` (RFC 7239) or `X-Forwarded-For`, read from the right.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
 use super::head::{Head, Rejection};
+use crate::wire::http::{is_word, is_word_byte};
 
 /// Whom a request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +63,7 @@ fn walk(nodes: &[Cow<'_, str>], peer: IpAddr, trusted: &[IpNet]) -> Result<Origi
     Ok(hop)
 }
 
-/// An address with or without port; `None` for `unknown` and for names that proxies give instead (`_x`).
+/// An address with or without port, IPv6 also with a zone, which means something on the proxy's machine only; `None` for `unknown` and for names that proxies give instead (`_x`).
 fn address(node: &str) -> Result<Option<IpAddr>, String> {
     let obfuscated = |name: &str| {
         name.len() > 1 && name.starts_with('_') && name[1..].bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
@@ -71,8 +72,8 @@ fn address(node: &str) -> Result<Option<IpAddr>, String> {
     let ip = if let Some(rest) = node.strip_prefix('[') {
         let (ip, port) = rest.split_once(']').unwrap_or_default();
         let is_end = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
-        ip.parse::<std::net::Ipv6Addr>().ok().filter(|_| is_end).map(IpAddr::V6)
-    } else if let Ok(ip) = node.parse::<IpAddr>() {
+        without_zone(ip).parse::<Ipv6Addr>().ok().filter(|_| is_end).map(IpAddr::V6)
+    } else if let Ok(ip) = without_zone(node).parse::<IpAddr>() {
         Some(ip) // X-Forwarded-For has IPv6 without brackets
     } else {
         let name = match node.split_once(':') {
@@ -82,10 +83,14 @@ fn address(node: &str) -> Result<Option<IpAddr>, String> {
         if name.eq_ignore_ascii_case("unknown") || obfuscated(name) {
             return Ok(None);
         }
-        name.parse::<std::net::Ipv4Addr>().ok().map(IpAddr::V4)
+        name.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
     };
     let shown: String = node.chars().take(64).filter(|character| !character.is_control()).collect();
     ip.map(|ip| Some(ip.to_canonical())).ok_or_else(|| format!("`{shown}` is no address"))
+}
+
+fn without_zone(ip: &str) -> &str {
+    ip.split_once('%').map(|(ip, _)| ip).filter(|ip| ip.contains(':')).unwrap_or(ip)
 }
 
 /// The `for` of each element of a `Forwarded` header; `unknown` where there is none.
@@ -101,7 +106,7 @@ fn nodes(header: &str) -> Result<Vec<Cow<'_, str>>, String> {
                 break;
             }
             let (name, behind) = rest.split_once('=').ok_or("a name without `=`")?;
-            if name.is_empty() || !name.bytes().all(is_token) {
+            if !is_word(name) {
                 return Err("a parameter's name has characters that it must not have".to_owned());
             }
             let (value, behind) = value(behind)?;
@@ -131,7 +136,7 @@ fn value(text: &str) -> Result<(Cow<'_, str>, &str), String> {
     let Some(quoted) = text.strip_prefix('"') else {
         // Strictly `:` and brackets need quotes; proxies leave them out, and nothing else can be meant.
         let end = text
-            .find(|character: char| !(character.is_ascii() && (is_token(character as u8) || "[]:".contains(character))))
+            .find(|character: char| !(character.is_ascii() && (is_word_byte(character as u8) || "[]:".contains(character))))
             .unwrap_or(text.len());
         return if end == 0 { Err("a parameter without a value".to_owned()) } else { Ok((Cow::Borrowed(&text[..end]), &text[end..])) };
     };
@@ -145,10 +150,6 @@ fn value(text: &str) -> Result<(Cow<'_, str>, &str), String> {
         }
     }
     Err("a quote is not closed".to_owned())
-}
-
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// The address of a peer as it is compared: IPv4 in IPv6 is IPv4.
@@ -188,6 +189,8 @@ mod tests {
             ("X-Forwarded-For: 192.0.2.1:4711", client("192.0.2.1")),
             ("X-Forwarded-For: 2001:db8::7", client("2001:db8::7")),
             ("X-Forwarded-For: [2001:db8::7]:443, fd00::1", client("2001:db8::7")),
+            ("X-Forwarded-For: fe80::1%eth0", client("fe80::1")),
+            ("Forwarded: for=\"[fe80::1%25eth0]:443\"", client("fe80::1")),
             ("X-Forwarded-For: ::ffff:192.0.2.1", client("192.0.2.1")),
             ("X-Forwarded-For: 198.51.100.9\r\nX-Forwarded-For: 192.0.2.1", client("192.0.2.1")),
             ("X-Forwarded-For: 10.9.9.9, 10.3.4.5", client("10.9.9.9")),
@@ -212,6 +215,7 @@ mod tests {
             ("X-Forwarded-For: 192.0.2.1, 300.0.0.1", "`300.0.0.1` is no address"),
             ("X-Forwarded-For: 192.0.2.1,", "`` is no address"),
             ("X-Forwarded-For: [::1", "is no address"),
+            ("X-Forwarded-For: 192.0.2.1%eth0", "is no address"),
             ("X-Forwarded-For: 192.0.2.1:port", "is no address"),
             ("Forwarded: for=\"192.0.2.1", "a quote is not closed"),
             ("Forwarded: for=\"evil, for=\"192.0.2.1\"", "`,` or `;` is missing"),

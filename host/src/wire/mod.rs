@@ -4,6 +4,7 @@ pub mod codes;
 pub mod delivery;
 pub mod envelope;
 pub mod frame;
+pub mod http;
 pub mod ids;
 pub mod job;
 pub mod json;
