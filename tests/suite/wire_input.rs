@@ -18,7 +18,7 @@ async fn what_is_no_upgrade_is_refused_in_http() {
     let requests = [
         ("POST", upgrade().replacen("GET", "POST", 1), "405"),
         ("another path", upgrade().replacen("GET /", "GET /etc/passwd", 1), "404"),
-        ("an HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), "400"),
+        ("an HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), "505"),
         ("a long header", upgrade().replacen("Host", &format!("X: {}\r\nHost", "x".repeat(100_000)), 1), "431"),
         ("many headers", upgrade().replacen("Host", &format!("{}Host", "X: y\r\n".repeat(500)), 1), "431"),
         ("no HTTP", "\u{16}\u{3}\u{1}".to_owned(), "400"),
