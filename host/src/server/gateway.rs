@@ -188,7 +188,8 @@ async fn open(
     let settings = node.settings.load_full();
     let at = arrival.at;
     let deadline = at + settings.limits.handshake_timeout;
-    let mut stream = stop.run_until_cancelled(secure(&node, arrival, seat.ip, deadline)).await??;
+    // Boxed, and the handler's decision too: a client that sends its head slowly would hold room for both.
+    let mut stream = stop.run_until_cancelled(Box::pin(secure(&node, arrival, seat.ip, deadline))).await??;
     let reading = stop.run_until_cancelled(handshake::read(&mut stream, &settings, deadline)).await;
     let reading = reading.unwrap_or(Err(Unanswered::Refused(head::DRAINING)));
     let placed = reading.and_then(|request| {
@@ -207,7 +208,7 @@ async fn open(
     };
     let id = SessionId::random(&node.id);
     let id = id.inspect_err(|error| tracing::error!(%error, "the system's random source failed; connection dropped")).ok()?;
-    let admitted = match upgrade::admit(&node, &mut request, (id, ip), &stop).await {
+    let admitted = match Box::pin(upgrade::admit(&node, &mut request, (id, ip), &stop)).await {
         Ok(admitted) => admitted,
         Err(rejection) => {
             node.refusals.note(rejection.cause, ip, &rejection.body);
