@@ -1,5 +1,6 @@
 //! Putting the rooms together: server, worker, and both in one process.
 
+mod descriptors;
 pub mod dev;
 mod dev_tls;
 mod process;

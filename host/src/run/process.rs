@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{service, sockets};
+use super::{descriptors, service, sockets};
 use crate::config::Common;
 use crate::config::{Follower, LiveSettings, Override, Settings, Source};
 use crate::ops::control::{ControlSocket, Operate};
@@ -61,6 +61,7 @@ impl Process {
         let (settings, follower) = Follower::start(source.clone())?;
         let logs = Logs::start(&settings.log_level, common.log_format)?;
         let signalled = signals::install()?;
+        descriptors::raise();
         let process = Self {
             source,
             follower: Mutex::new(Some(follower)),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::process::{Process, announce, open_redis, server_readiness};
-use super::{service, sockets};
+use super::{descriptors, service, sockets};
 use crate::config::Common;
 use crate::plugin::Plugins;
 use crate::plugin::{Roles, Trust};
@@ -16,6 +16,7 @@ use crate::server::{Echo, Server};
 pub async fn run(common: Common) -> anyhow::Result<()> {
     let process = Process::start(&common, Vec::new())?;
     let settings = process.settings.load_full();
+    descriptors::check(settings.limits.connections_max);
     let ops = Process::bind_ops(settings.ops.listen, "ops.listen").await?;
     let queue = open_redis(&process, &settings)?;
     let registry = process.start_plugins(Roles { handler: true, actions: false }, Trust::Enforced).await?;

@@ -27,8 +27,10 @@ fn sweep(node: &Node) {
     for (session, pulse) in node.roster.pulses(node.now_ms(), &settings.limits) {
         match pulse {
             Pulse::Stalled => {
-                metrics::counter!("plugsocket_slow_consumers_total", "policy" => "write_timeout").increment(1);
-                session.outlet.cut("you take nothing");
+                // It stays in the roster until its `disconnect` is through, and counts once.
+                if session.outlet.cut("you take nothing") {
+                    metrics::counter!("plugsocket_slow_consumers_total", "policy" => "write_timeout").increment(1);
+                }
             }
             Pulse::Unregistered => session.outlet.close(CloseCode::RegistrationTimeout, "not registered in time"),
             Pulse::Idle => session.outlet.close(CloseCode::Idle, "nothing heard from you for too long"),

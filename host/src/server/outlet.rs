@@ -145,16 +145,17 @@ impl Outlet {
     }
 
     /// Ends the session of a client that has taken nothing for too long; what waits for it is dropped. A close that was asked for before
-    /// keeps its reason.
-    pub fn cut(&self, text: &'static str) {
+    /// keeps its reason. Says whether it was cut only now.
+    pub fn cut(&self, text: &'static str) -> bool {
         let mut state = self.lock();
         state.forget_frames();
         state.in_hand = 0;
         self.count(&mut state);
-        let closing = state.closing.get_or_insert(Closing { code: CloseCode::SlowConsumer, text: text.into(), is_cut: true });
-        closing.is_cut = true;
+        let closing = state.closing.get_or_insert(Closing { code: CloseCode::SlowConsumer, text: text.into(), is_cut: false });
+        let is_first = !std::mem::replace(&mut closing.is_cut, true);
         drop(state);
         self.waker.wake();
+        is_first
     }
 
     /// Nothing more is taken. What came before an end that was asked for stays, to be written; answers whether there is any.

@@ -77,6 +77,8 @@ impl SessionTask {
 
     async fn end(mut self, socket: Socket, ending: Ending) {
         let has_rest = self.session.outlet.stop();
+        // Closing has time limits of its own.
+        self.session.flows();
         if let Some(pending) = self.pending.take() {
             // A registration that is being decided is waited for: when it is granted, its end has to be told.
             let resolved = pending.await;

@@ -99,7 +99,8 @@ fn who_takes_nothing_is_cut_whatever_was_asked_for_before() {
     let outlet = outlet();
     push(&outlet, "1", SlowConsumer::Close);
     outlet.close(CloseCode::Draining, "bye");
-    outlet.cut("you take nothing");
+    assert!(outlet.cut("you take nothing"));
+    assert!(!outlet.cut("you take nothing"), "once");
     let Some(Outgoing::Close(closing)) = outlet.take() else { panic!("no close") };
     assert!(closing.is_cut && closing.code == CloseCode::Draining);
     assert_eq!(outlet.backlog.waiting(), NOTHING);
@@ -140,7 +141,9 @@ proptest! {
                 Step::Push(bytes) => outlet.push("x".repeat(bytes).into(), limit),
                 Step::Take => drop(outlet.take()),
                 Step::Close => outlet.close(CloseCode::Idle, ""),
-                Step::Cut => outlet.cut(""),
+                Step::Cut => {
+                    outlet.cut("");
+                }
                 Step::End => outlet.end(),
                 Step::Drop => *outlet = Outlet::new(Arc::clone(&backlog)),
             }

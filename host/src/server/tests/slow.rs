@@ -104,19 +104,28 @@ async fn a_broadcast_is_made_once_and_its_bytes_are_shared() {
 #[tokio::test]
 async fn what_was_sent_before_a_close_arrives_although_it_is_more_than_the_network_takes_at_once() {
     const FRAMES: usize = 40;
-    let mut house = House::open(|settings| settings.limits.outgoing_max = bytesize::ByteSize::mib(64)).await;
-    let mut slow = house.registered(json!({"connection_id": "slow"})).await;
+    let mut house = House::open(|settings| {
+        settings.limits.outgoing_max = bytesize::ByteSize::mib(64);
+        settings.limits.write_timeout = Duration::from_millis(500);
+    })
+    .await;
+    house.script.gate.add_permits(1);
+    let mut slow = house.registered(json!({"connection_id": "slow", "fields": {"x": "hold"}})).await;
     let to = || Address::Connection("slow".to_owned());
     let data = Json::encode(&"x".repeat(500_000)).unwrap();
     for _ in 0..FRAMES {
         house.deliveries.send(Delivery::message(to(), "news", data.clone())).unwrap();
     }
+    tokio::time::sleep(Duration::from_millis(200)).await;
     house.deliveries.send(Delivery { to: vec![to()], except: None, body: Body::Close("bye".to_owned()), origin: None }).unwrap();
+    // The call takes its time; the end of the connection has a time limit of its own meanwhile.
     house.disconnected("application").await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
     for _ in 0..FRAMES {
         assert_eq!(slow.next().await["action"], "news");
     }
     assert_eq!(slow.close_code().await, 4000);
+    house.script.gate.add_permits(1);
     until("nothing is left", || house.sessions.open() == 0).await;
 }
 
