@@ -96,6 +96,10 @@ fn check_tells_what_would_be_refused() {
     let mut bad = Process::tool(&["check", "--config", config.path()]);
     assert_eq!(bad.wait_exit(START_PATIENCE).code(), Some(1));
     says(&bad, "text");
+    let lost = ["--set", "server.tls.cert_file=nope.pem", "--set", "server.tls.key_file=nope.key"];
+    let mut lost = Process::tool(&[&["check", "--config", config.path()], &lost[..]].concat());
+    assert_eq!(lost.wait_exit(START_PATIENCE).code(), Some(1));
+    says(&lost, "`server.tls.cert_file`: ");
 }
 
 #[test]

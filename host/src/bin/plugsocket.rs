@@ -35,7 +35,7 @@ enum Command {
     Queue(queue::QueueArgs),
     /// Shows the plugins of the processes that run; reloads, takes back, tries again, allows.
     Plugins(plugins::PluginsArgs),
-    /// Checks the config file and every plugin in it, without running them.
+    /// Checks the config file, the certificate and keys it names, and every plugin in it, without running them.
     Check(check::CheckArgs),
     /// Makes the folder of a new plugin.
     New(new::NewArgs),
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         Command::Send(args) => run::block_on(send::send(args)),
         Command::Queue(args) => run::block_on(queue::run(args)),
         Command::Plugins(args) => run::block_on(plugins::run(args)),
-        Command::Check(args) => run::block_on(check::check(args)),
+        Command::Check(args) => run::block_on(check::check(args, run::server::check_files)),
         Command::New(args) => run::exit_code(new::new(&args)),
     }
 }

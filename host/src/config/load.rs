@@ -286,7 +286,7 @@ mod tests {
     fn errors_name_line_and_key() {
         for (text, expected) in [
             ("app = 7", "x.toml:1: `app`: invalid type: integer `7`, expected a string"),
-            ("\n[server]\nlisten = \"nowhere\"", "x.toml:3: `server.listen`: invalid socket address syntax"),
+            ("\n[server]\nlisten = \"nowhere\"", "x.toml:3: `server.listen`: `nowhere` is no address: write IP:PORT"),
             ("[server]\nlisen = \"127.0.0.1:1\"", "x.toml:2: `server.lisen`: unknown field `lisen`, expected one of"),
             ("[limits]\nping_interval = \"soon\"", "x.toml:2: `limits.ping_interval`: "),
             ("[actions]\na = 7", "x.toml:2: `actions.a`: expected a plugin's name, or a table"),

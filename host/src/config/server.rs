@@ -33,6 +33,7 @@ pub enum LoopOn {
 #[serde(deny_unknown_fields, default)]
 pub struct ServerSettings {
     /// Address for clients.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     /// Paths that clients connect to.
     pub paths: Vec<String>,
@@ -107,6 +108,15 @@ impl ServerSettings {
             ..self.clone()
         }
     }
+}
+
+/// Reads an address to listen on, or says how one is written.
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("`{text}` is no address: write IP:PORT, such as 127.0.0.1:8000, 0.0.0.0:8000 or [::]:8000; names are not resolved"))
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    parse_address(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
 /// Networks, or single addresses.

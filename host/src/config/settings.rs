@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::actions::{ActionSettings, PluginSettings};
 use super::limits::Limits;
-use super::server::ServerSettings;
+use super::server::{ServerSettings, parse_address};
 use super::versions::{ProbationSettings, Reload};
 
 /// The whole file.
@@ -159,7 +159,7 @@ impl Default for OpsSettings {
 
 fn optional_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(serde::de::Error::custom) }
+    if text.is_empty() { Ok(None) } else { parse_address(&text).map(Some).map_err(serde::de::Error::custom) }
 }
 
 /// `[queue_options]`

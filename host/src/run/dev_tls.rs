@@ -76,8 +76,9 @@ impl Certificate {
 
     /// What a person has to do so that a browser takes it.
     pub fn advice(&self, server: SocketAddr) -> String {
+        let port = server.port();
         format!(
-            "no browser knows this certificate yet: open https://{server}/ once and accept it (a sentence about WebSocket is all that shows), \
+            "no browser knows this certificate yet: open https://localhost:{port}/ once and accept it (a sentence about WebSocket is all that shows), \
              or have {} trusted; it is for this machine only",
             self.path.display()
         )

@@ -4,10 +4,20 @@ use std::sync::Arc;
 
 use super::process::{Process, announce, open_redis, server_readiness};
 use super::{descriptors, service, sockets};
-use crate::config::Common;
+use crate::config::{Common, Settings};
 use crate::plugin::Plugins;
 use crate::plugin::{Roles, Trust};
-use crate::server::{Echo, Server};
+use crate::server::{Echo, Server, check_certificate, check_token_keys};
+
+/// Whether the certificate and the token keys can be served, without serving them.
+///
+/// # Errors
+/// What is wrong with which file.
+pub fn check_files(settings: &Settings) -> anyhow::Result<()> {
+    check_certificate(&settings.server.tls, 0)?;
+    check_token_keys(&settings.server.token)?;
+    Ok(())
+}
 
 /// Runs a server until a signal ends it.
 ///

@@ -8,6 +8,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use crate::config::Settings;
 use crate::wire::ids::{NodeId, SessionId};
 
+/// So much of what a client sent is repeated to it, and to the log.
+const SHOWN_CHARS_MAX: usize = 100;
 /// Most header lines of an upgrade request.
 const HEADERS_COUNT_MAX: usize = 64;
 
@@ -224,7 +226,9 @@ impl<'head> Fields<'head> {
         if is_allowed {
             Ok(())
         } else {
-            Err(Rejection::new("origin", "403 Forbidden", "pages of this origin may not connect (see `limits.origins`)"))
+            let shown = |text: &str| text.chars().take(SHOWN_CHARS_MAX).collect::<String>();
+            let body = format!("pages of {:?} may not connect to {:?} (see `limits.origins`)", shown(origin), shown(host));
+            Err(Rejection { body: body.into(), ..Rejection::new("origin", "403 Forbidden", "") })
         }
     }
 }

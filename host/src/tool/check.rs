@@ -25,12 +25,13 @@ pub struct CheckArgs {
     libraries: Vec<PathBuf>,
 }
 
-/// Checks and prints a line for each plugin.
+/// Checks and prints a line for each plugin. `check_files` reads the files that the config names for the server.
 ///
 /// # Errors
-/// A bad config, or at least one plugin that would be refused.
-pub async fn check(args: CheckArgs) -> anyhow::Result<()> {
+/// A bad config or such a file that is bad, or at least one plugin that would be refused.
+pub async fn check(args: CheckArgs, check_files: impl FnOnce(&Settings) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let settings = args.common.source(Vec::new()).load()?;
+    check_files(&settings)?;
     println!("{}: ok, {} actions", args.common.config.display(), settings.actions.len());
     let checker = Checker::new(Launcher::own_executable()?);
     let mut refused = 0;

@@ -249,6 +249,8 @@ async function socketUrl() {
   if (!answer.ok) throw new Error(`/config.json answered ${answer.status}`);
   const url = new URL((await answer.json()).ws);
   const loopback = ["localhost", "127.0.0.1"];
+  const everywhere = ["0.0.0.0", "[::]"]; // Where it listens, and no place to connect to.
+  if (everywhere.includes(url.hostname)) url.hostname = location.hostname;
   if (loopback.includes(url.hostname) && loopback.includes(location.hostname)) url.hostname = location.hostname;
   return url.href;
 }

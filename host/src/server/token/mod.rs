@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use self::claims::Claims;
 use self::keys::Key;
-pub(crate) use self::keys::KeyError;
+pub use self::keys::KeyError;
 pub(crate) use self::places::Places;
 use super::head::Rejection;
 use crate::config::TokenSettings;
@@ -105,6 +105,14 @@ pub(crate) struct Tokens {
     /// What is asked of tokens beside a key.
     pub settings: TokenSettings,
     keys: ArcSwap<Vec<Key>>,
+}
+
+/// Whether the keys can be used.
+///
+/// # Errors
+/// [`KeyError`]
+pub fn check_token_keys(settings: &TokenSettings) -> Result<(), KeyError> {
+    Tokens::open(settings).map(drop)
 }
 
 impl Tokens {
