@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::harness::PATIENCE;
 use crate::harness::calm::Calm;
 use crate::harness::frames::{CONTINUE, FIN, PING, PONG, Raw, TEXT, address, frame};
 
@@ -43,6 +44,13 @@ async fn a_flood_of_frames_is_ended() {
         println!("{FLOOD} {name}: closed with {code:?}, {cpu} µs of CPU");
         calm.check(name).await;
     }
+    // Told, and no more than once a second: whoever sends so much must not fill the log as well.
+    let server = &calm.app.servers[0];
+    for cause in ["policy", "rate_limited"] {
+        server.wait_line(&format!("cause=\"{cause}\""), PATIENCE);
+    }
+    let told = server.lines().iter().filter(|line| line.contains("refused: ")).count();
+    assert!(told < 200, "{told} lines about refusals");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,5 +118,5 @@ async fn half_open(url: &str, count: u64) -> Vec<TcpStream> {
 async fn connect_from(ip: Ipv4Addr, to: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from((ip, 0))).unwrap();
-    tokio::time::timeout(crate::harness::PATIENCE, socket.connect(to.parse().unwrap())).await.expect("a connection in time").unwrap()
+    tokio::time::timeout(PATIENCE, socket.connect(to.parse().unwrap())).await.expect("a connection in time").unwrap()
 }

@@ -112,7 +112,9 @@ impl ServerSettings {
 
 /// Reads an address to listen on, or says how one is written.
 pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("`{text}` is no address: write IP:PORT, such as 127.0.0.1:8000, 0.0.0.0:8000 or [::]:8000; names are not resolved"))
+    text.parse().map_err(|_| {
+        format!("`{text}` is no address: write IP:PORT, such as 127.0.0.1:8000, 0.0.0.0:8000 or [::]:8000; names are not resolved")
+    })
 }
 
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {

@@ -21,6 +21,7 @@ mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 mod trust;
+mod turns;
 mod watcher;
 
 use std::ffi::{OsStr, OsString};

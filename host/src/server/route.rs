@@ -32,7 +32,7 @@ impl SessionTask {
         let envelope = Envelope::parse(text, &envelope_limits(limits));
         if let Err(retry_after_ms) = place {
             let id = envelope.as_ref().map_or_else(|error| error.id(), |envelope| envelope.id.as_ref());
-            return rate_limited(&self.session, id, "this connection sends faster than this server allows", retry_after_ms);
+            return rate_limited(&self.node, &self.session, id, ("this connection sends faster than this server allows", retry_after_ms));
         }
         match envelope {
             Err(error) => self.session.send_error(error.id(), ErrorCode::BadFrame, &error.to_string()),
@@ -76,7 +76,12 @@ impl SessionTask {
         if let Some(user) = &registration.user_id
             && let Err(retry_after_ms) = self.node.users.take(user, &settings.limits)
         {
-            return rate_limited(session, envelope.id.as_ref(), "your user sends faster than this server allows", retry_after_ms);
+            return rate_limited(
+                &self.node,
+                session,
+                envelope.id.as_ref(),
+                ("your user sends faster than this server allows", retry_after_ms),
+            );
         }
         self.sequence += 1;
         let is_job = settings.actions.contains_key(envelope.action.as_ref());
@@ -194,7 +199,8 @@ fn on_stored(session: Arc<Session>, sequence: u64, client_id: Option<ClientId>, 
     })
 }
 
-fn rate_limited(session: &Session, id: Option<&ClientId>, sentence: &str, retry_after_ms: u64) {
+fn rate_limited(node: &Node, session: &Session, id: Option<&ClientId>, (sentence, retry_after_ms): (&str, u64)) {
+    node.refusals.note("rate_limited", session.ip, sentence);
     metrics::counter!("plugsocket_errors_sent_total", "code" => "rate_limited").increment(1);
     session.send(frame::error(id, ErrorCode::RateLimited.as_str(), sentence, Some(retry_after_ms)));
 }

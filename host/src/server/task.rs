@@ -127,6 +127,11 @@ impl SessionTask {
     fn finish(&mut self, ending: &Ending) {
         let reason = ending.code.reason();
         metrics::counter!("plugsocket_sessions_ended_total", "reason" => reason).increment(1);
+        if let Some(text) = &ending.text
+            && ending.code.is_refusal()
+        {
+            self.node.refusals.note(reason, self.session.ip, text);
+        }
         match self.registration.take() {
             Some(registration) => drop(registration.end(reason, Afterwards::Gone)),
             None => drop(self.node.roster.remove(&self.session.id)),

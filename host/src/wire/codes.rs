@@ -96,6 +96,21 @@ impl CloseCode {
         }
     }
 
+    /// Whether the client is sent away for what it did or left undone, and not because it left, fell silent, or the server did.
+    #[must_use]
+    pub fn is_refusal(self) -> bool {
+        matches!(
+            self,
+            Self::Protocol
+                | Self::Unsupported
+                | Self::InvalidText
+                | Self::TooLarge
+                | Self::Policy
+                | Self::RegistrationTimeout
+                | Self::SlowConsumer
+        )
+    }
+
     /// The word `disconnect` is given as its reason.
     #[must_use]
     pub fn reason(self) -> &'static str {

@@ -12,7 +12,8 @@ const GROWTH_MAX_KIB: u64 = 32 * 1024;
 
 /// One server and worker, and a client that entered before anything happened.
 pub struct Calm {
-    app: App,
+    /// The server and its worker.
+    pub app: App,
     bystander: Client,
     before_kib: u64,
     /// The server's address.

@@ -30,6 +30,7 @@ use super::frames::{Frame, Head, Kind, PROTOCOL, take};
 use super::library::{Host, Instance, Library};
 use super::pool::{CALL_IS_OVER, OUTSIDE_OF_CALLS};
 use super::registry::judge;
+use super::turns;
 use crate::config::Isolation;
 
 /// First argument of a binary that is started as a runner. Behind it the plugin's name, for those who list processes, and the host's process id.
@@ -157,6 +158,7 @@ fn load(hello: &Hello, memory: &OwnedFd, door: &Arc<Door>) -> Result<(Instance, 
     let manifest = library.describe()?;
     judge(&manifest, &[hello.request.role], Isolation::Process)?;
     let manifest = serde_json::to_string(&manifest).map_err(|error| PluginError::Manifest(error.to_string()))?;
+    turns::take_turns(); // Threads that the constructor starts are as any others.
     let instance = library.create(&hello.request, Arc::clone(door) as _)?;
     Ok((instance, crumbs, manifest))
 }

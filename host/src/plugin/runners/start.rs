@@ -27,6 +27,7 @@ use crate::plugin::crumbs::Crumbs;
 use crate::plugin::error::PluginError;
 use crate::plugin::frames::{Frame, Head, Kind, PROTOCOL, take};
 use crate::plugin::runner::{Hello, REFUSED_CONSTRUCTOR, RUNNER_ARGUMENT};
+use crate::plugin::turns;
 
 /// How long a runner may take to load the library and run its constructor.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
@@ -159,6 +160,7 @@ fn spawner() -> Option<mpsc::Sender<Order>> {
     let spawner = SPAWNER.get_or_init(|| {
         let (orders, taken) = mpsc::channel::<Order>();
         let work = move || {
+            turns::give_way(); // So do the runners, until they serve.
             for mut order in taken {
                 let _inside = order.runtime.enter();
                 let _ = order.answer.send(order.command.spawn());
