@@ -11,12 +11,12 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::ServerError;
 use super::backlog::Backlog;
 use super::handshake::{self, Unanswered};
 use super::session::Session;
 use super::socket::{Event, Socket};
 use super::stream::Stream;
+use super::{ServerError, listen};
 use crate::config::LiveSettings;
 use crate::wire::codes::CloseCode;
 use crate::wire::ids::{NodeId, SessionId};
@@ -37,12 +37,10 @@ impl Echo {
     /// Binds `server.listen`, port 0 included.
     ///
     /// # Errors
-    /// [`ServerError::Bind`]
+    /// [`ServerError`]
     pub async fn bind(settings: LiveSettings) -> Result<Self, ServerError> {
-        let address = settings.load().server.listen;
-        let bind_error = |source| ServerError::Bind { address, source };
-        let listener = TcpListener::bind(address).await.map_err(bind_error)?;
-        let address = listener.local_addr().map_err(bind_error)?;
+        let listener = listen(&settings).await?;
+        let address = listener.local_addr().map_err(ServerError::Passed)?;
         Ok(Self { listener, address, settings })
     }
 

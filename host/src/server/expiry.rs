@@ -1,9 +1,8 @@
 //! The end of a client's token, as the once-a-second sweep looks at it: no timer per connection.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
-use super::node::unix_ms;
+use super::node::{ms, unix_ms};
 use super::session::Pulse;
 use crate::config::TokenSettings;
 
@@ -60,10 +59,6 @@ impl Expiry {
         let is_due = now_ms >= warned_at_ms && self.warned_at_ms.compare_exchange(warned_at_ms, NEVER, Relaxed, Relaxed).is_ok();
         is_due.then(|| Pulse::Expiring { in_ms: self.expires_ms.load(Relaxed).saturating_sub(now_ms) })
     }
-}
-
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

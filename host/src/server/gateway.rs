@@ -187,8 +187,7 @@ async fn open(arrival: Box<Arrival>, seat: &mut Seat) -> Option<(SessionTask, So
     let mut request = match placed {
         Ok(request) => request,
         Err(Unanswered::Refused(rejection)) => {
-            node.refusals.note(rejection.cause, ip, &rejection.body);
-            Box::pin(handshake::refuse(&mut stream, &rejection)).await;
+            turn_away(&node, &mut stream, ip, &rejection).await;
             return None;
         }
         Err(Unanswered::Gone) => return None,
@@ -198,8 +197,7 @@ async fn open(arrival: Box<Arrival>, seat: &mut Seat) -> Option<(SessionTask, So
     let admitted = match Box::pin(upgrade::admit(&node, &mut request, (id, ip), &stop)).await {
         Ok(admitted) => admitted,
         Err(rejection) => {
-            node.refusals.note(rejection.cause, ip, &rejection.body);
-            Box::pin(handshake::refuse(&mut stream, &rejection)).await;
+            turn_away(&node, &mut stream, ip, &rejection).await;
             return None;
         }
     };
@@ -216,15 +214,18 @@ async fn open(arrival: Box<Arrival>, seat: &mut Seat) -> Option<(SessionTask, So
     Some((SessionTask::new(node, admitted, request.head, alive), socket))
 }
 
+/// Tells operator and client why there is no session.
+async fn turn_away(node: &Node, stream: &mut Stream, ip: IpAddr, rejection: &Rejection) {
+    node.refusals.note(rejection.cause, ip, &rejection.body);
+    Box::pin(handshake::refuse(stream, rejection)).await;
+}
+
 /// TLS, where it is spoken; `None` when there is none with this client, who has been told then.
 async fn secure(node: &Node, (socket, tls): (TcpStream, Option<Arc<Tls>>), ip: IpAddr, deadline: Instant) -> Option<Stream> {
     let Some(tls) = tls else { return Some(Stream::Plain(socket)) };
     match Box::pin(tls.accept(socket, deadline)).await {
         Ok(stream) => return Some(stream),
-        Err(Insecure::Plain(socket)) => {
-            node.refusals.note(NOT_TLS.cause, ip, &NOT_TLS.body);
-            Box::pin(handshake::refuse(&mut Stream::Plain(socket), &NOT_TLS)).await;
-        }
+        Err(Insecure::Plain(socket)) => turn_away(node, &mut Stream::Plain(socket), ip, &NOT_TLS).await,
         Err(Insecure::Failed(why)) => node.refusals.note("tls", ip, &format!("no TLS with this client: {why}")),
         Err(Insecure::TimedOut) => node.refusals.note("timeout", ip, "the TLS handshake did not come to its end in time"),
         Err(Insecure::Gone) => {}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use plugsocket_plugin::call::ConnectCall;
 
-use super::node::{Node, unix_ms};
+use super::node::{Node, ms, unix_ms};
 use super::task::SessionTask;
 use super::token::{TokenFault, Tokens, Verified};
 use crate::config::ConnectOn;
@@ -37,7 +37,7 @@ fn at_register(tokens: &Tokens, task: &SessionTask, call: &mut ConnectCall) -> R
     }
     let before = task.registration.as_ref().and_then(|registration| registration.verified.as_ref()).or(task.verified.as_ref());
     let before = before.ok_or(TokenFault::Missing)?;
-    let leeway_ms = u64::try_from(tokens.settings.leeway.as_millis()).unwrap_or(u64::MAX);
+    let leeway_ms = ms(tokens.settings.leeway);
     if unix_ms() >= before.expires_ms.saturating_add(leeway_ms) {
         return Err(TokenFault::Expired);
     }

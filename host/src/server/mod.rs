@@ -103,8 +103,7 @@ impl Server {
     /// # Errors
     /// [`ServerError`]
     pub async fn bind(queue: Queue, plugins: Arc<dyn Plugins>, settings: LiveSettings, node: NodeId) -> Result<Self, ServerError> {
-        let address = settings.load().server.listen;
-        let listener = TcpListener::bind(address).await.map_err(|source| ServerError::Bind { address, source })?;
+        let listener = listen(&settings).await?;
         Self::listening(listener, queue, plugins, settings, node)
     }
 
@@ -153,6 +152,12 @@ impl Server {
     pub async fn run(self, stop: CancellationToken) -> Drained {
         gateway::run(self.listener, self.current, self.tls, stop).await
     }
+}
+
+/// Binds `server.listen`.
+async fn listen(settings: &LiveSettings) -> Result<TcpListener, ServerError> {
+    let address = settings.load().server.listen;
+    TcpListener::bind(address).await.map_err(|source| ServerError::Bind { address, source })
 }
 
 /// The server's state, for `/readyz` and the like; cheap to clone.

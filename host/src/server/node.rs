@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use tokio_util::task::TaskTracker;
@@ -88,7 +88,7 @@ impl Node {
 
     /// Milliseconds of the server's own clock, which never jumps.
     pub fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        ms(self.started.elapsed())
     }
 
     /// Notes whether deliveries reach this node.
@@ -101,6 +101,11 @@ impl Node {
         let is_up = *self.queue.health.borrow() == Health::Up;
         is_up && self.is_receiving.load(Relaxed) && self.plugins.handler().is_some() && !self.roster.is_draining()
     }
+}
+
+/// A duration as the server's clocks count.
+pub(crate) fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Milliseconds since the Unix epoch.

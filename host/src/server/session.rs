@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::backlog::Backlog;
 use super::expiry::Expiry;
 use super::ledger::Ledger;
+use super::node::ms;
 use super::outlet::{Outlet, OutletLimit};
 use crate::config::{Limits, LiveSettings};
 use crate::wire::codes::{CloseCode, ErrorCode};
@@ -178,7 +179,6 @@ impl Session {
 
     /// What the heartbeat owes this session.
     pub fn pulse(&self, now_ms: u64, limits: &Limits) -> Option<Pulse> {
-        let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let stalled_since = self.stalled_since_ms.load(Relaxed);
         if stalled_since != NOT_WAITING && now_ms.saturating_sub(stalled_since) >= ms(limits.write_timeout) {
             return Some(Pulse::Stalled);

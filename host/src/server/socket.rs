@@ -167,11 +167,12 @@ impl Socket {
                 // A long message takes its time; who is in the middle of one is not silent.
                 session.heard(now_ms);
             }
-            let frames = frames.unwrap_or_default();
-            let (per_second, burst) = session.frame_rate();
-            if frames > 0 && self.frames.take_many(frames, per_second, burst, now_ms).is_err() {
-                let text = "you send more frames than this server allows (limits.frames_per_message)";
-                return Poll::Ready(Event::Ended(Ending::fault(CloseCode::Policy, text)));
+            if let Some(frames) = frames.filter(|frames| *frames > 0) {
+                let (per_second, burst) = session.frame_rate();
+                if self.frames.take_many(frames, per_second, burst, now_ms).is_err() {
+                    let text = "you send more frames than this server allows (limits.frames_per_message)";
+                    return Poll::Ready(Event::Ended(Ending::fault(CloseCode::Policy, text)));
+                }
             }
             let message = ready!(read);
             return Poll::Ready(match message {
