@@ -172,7 +172,7 @@ fn config_files_are_what_the_host_reads() {
     let settings = read(&config);
     assert_eq!((settings.queue.as_str(), settings.server.listen.port()), ("memory", 0));
     assert_eq!(settings.limits.ping_interval, Duration::from_secs(1));
-    assert_eq!(settings.actions["chat_text"].plugin, "chat");
+    assert_eq!(settings.actions["chat_text"].plugin().map(|action| action.plugin.as_str()), Some("chat"));
     config.unset("actions.report");
     assert!(!read(&config).actions.contains_key("report"));
     assert!(config.plugins_dir().is_dir() && config.state_dir().is_dir());

@@ -6,9 +6,18 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 
 /// One entry of `[actions]`: a plugin's name, or a table.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(from = "ActionEntry")]
-pub struct ActionSettings {
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "ActionEntry")]
+pub enum ActionSettings {
+    /// Workers run it.
+    Plugin(PluginAction),
+    /// The PHP package's own `websocket:work` runs it.
+    List(ListAction),
+}
+
+/// An action that a plugin serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginAction {
     /// The plugin that serves it.
     pub plugin: String,
     /// Time limit of one call; `[worker] timeout` when absent.
@@ -21,10 +30,29 @@ pub struct ActionSettings {
     pub ordering: Ordering,
 }
 
+/// An action whose messages are pushed to a Redis list, from which PHP takes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListAction {
+    /// The list, without `[php] prefix`.
+    pub list: String,
+    /// The PHP class that handles it.
+    pub handle: String,
+}
+
 impl ActionSettings {
     /// Served by `plugin`, with all defaults.
     pub fn of(plugin: impl Into<String>) -> Self {
-        Self { plugin: plugin.into(), timeout: None, attempts: None, concurrency: None, ordering: Ordering::default() }
+        let (timeout, attempts, concurrency) = (None, None, None);
+        Self::Plugin(PluginAction { plugin: plugin.into(), timeout, attempts, concurrency, ordering: Ordering::default() })
+    }
+
+    /// The action, when a plugin serves it.
+    #[must_use]
+    pub fn plugin(&self) -> Option<&PluginAction> {
+        match self {
+            Self::Plugin(action) => Some(action),
+            Self::List(_) => None,
+        }
     }
 }
 
@@ -42,7 +70,8 @@ pub enum Ordering {
 #[derive(Deserialize)]
 #[serde(
     untagged,
-    expecting = "expected a plugin's name, or a table with `plugin` and optionally `timeout`, `attempts`, `concurrency` and `ordering`"
+    expecting = "expected a plugin's name, or a table with `plugin` and optionally `timeout`, `attempts`, `concurrency` and `ordering`, \
+                 or one with `list` and `handle`"
 )]
 enum ActionEntry {
     Name(String),
@@ -52,7 +81,12 @@ enum ActionEntry {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ActionTable {
-    plugin: String,
+    #[serde(default)]
+    plugin: Option<String>,
+    #[serde(default)]
+    list: Option<String>,
+    #[serde(default)]
+    handle: Option<String>,
     #[serde(default, with = "humantime_serde")]
     timeout: Option<Duration>,
     #[serde(default)]
@@ -60,16 +94,31 @@ struct ActionTable {
     #[serde(default)]
     concurrency: Option<usize>,
     #[serde(default)]
-    ordering: Ordering,
+    ordering: Option<Ordering>,
 }
 
-impl From<ActionEntry> for ActionSettings {
-    fn from(entry: ActionEntry) -> Self {
-        match entry {
-            ActionEntry::Name(plugin) => Self::of(plugin),
-            ActionEntry::Table(ActionTable { plugin, timeout, attempts, concurrency, ordering }) => {
-                Self { plugin, timeout, attempts, concurrency, ordering }
+impl TryFrom<ActionEntry> for ActionSettings {
+    type Error = &'static str;
+
+    fn try_from(entry: ActionEntry) -> Result<Self, Self::Error> {
+        let table = match entry {
+            ActionEntry::Name(plugin) => return Ok(Self::of(plugin)),
+            ActionEntry::Table(table) => table,
+        };
+        let ActionTable { plugin, list, handle, timeout, attempts, concurrency, ordering } = table;
+        let has_terms = timeout.is_some() || attempts.is_some() || concurrency.is_some() || ordering.is_some();
+        match (plugin, list, handle) {
+            (Some(plugin), None, None) => {
+                Ok(Self::Plugin(PluginAction { plugin, timeout, attempts, concurrency, ordering: ordering.unwrap_or_default() }))
             }
+            (None, Some(_), Some(_)) if has_terms => {
+                Err("an action of a list has no `timeout`, `attempts`, `concurrency` or `ordering`: PHP's own worker runs it")
+            }
+            (None, Some(list), Some(handle)) => Ok(Self::List(ListAction { list, handle })),
+            (None, Some(_), None) => Err("a `list` needs a `handle` too: the PHP class, such as \"\\\\Chat\\\\Actions\\\\ChatText\""),
+            (None, None, Some(_)) => Err("a `handle` needs a `list` too, such as \"queues:chat_in\""),
+            (Some(_), ..) => Err("has a `plugin` and a `list` or `handle`: it is served by one of them"),
+            (None, None, None) => Err("needs a `plugin`, or a `list` and a `handle`"),
         }
     }
 }

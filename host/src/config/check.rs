@@ -5,12 +5,14 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::actions::{ActionSettings, ListAction};
 use super::server::{ConnectOn, ServerSettings};
 use super::settings::Settings;
 use super::token::TokenPlace;
 use crate::wire::codes::SYSTEM_ACTIONS;
 use crate::wire::http::is_word;
 use crate::wire::job::JOB_DATA_BYTES_MAX;
+use crate::wire::protocol::Protocol;
 
 /// Most partitions of a queue.
 pub const PARTITIONS_MAX: u32 = 4096;
@@ -43,8 +45,6 @@ pub(super) struct Fault {
 /// Checks the whole.
 pub(super) fn check(settings: &Settings) -> Result<(), Fault> {
     let fault = |key: &str, reason: &str| Err(Fault { key: key.to_owned(), reason: reason.to_owned() });
-    let is_name =
-        |name: &str| (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
     if !is_name(&settings.app) {
         return fault("app", "must have 1 to 64 of the characters A-Z a-z 0-9 _ -");
     }
@@ -75,20 +75,19 @@ pub(super) fn check(settings: &Settings) -> Result<(), Fault> {
     }
     for (action, entry) in &settings.actions {
         let key = format!("actions.{action}");
-        if SYSTEM_ACTIONS.contains(&action.as_str()) {
-            return fault(&key, "is a system action, which a plugin can't serve; choose another name");
+        let is_reserved = match (settings.server.protocol, entry) {
+            // Clients of the flat protocol know no other; plugins serve those of both.
+            (Protocol::Flat, ActionSettings::List(_)) => action == "register",
+            _ => SYSTEM_ACTIONS.contains(&action.as_str()),
+        };
+        if is_reserved {
+            return fault(&key, "is a system action, which the server answers itself; choose another name");
         }
         if action.is_empty() || action.len() > settings.limits.action_bytes_max || action.chars().any(char::is_control) {
             return fault(&key, "is not a usable action name: empty, too long, or with control characters");
         }
-        if !is_name(&entry.plugin) {
-            return fault(&key, "must name a plugin: the file name without `lib` and ending");
-        }
-        if entry.attempts == Some(0) {
-            return fault(&key, "`attempts` must be at least 1");
-        }
-        if entry.concurrency == Some(0) {
-            return fault(&key, "`concurrency` must be at least 1");
+        if let Some(reason) = fault_of(settings, entry) {
+            return fault(&key, reason);
         }
     }
     for (name, plugin) in &settings.plugins {
@@ -137,6 +136,43 @@ pub(super) fn check(settings: &Settings) -> Result<(), Fault> {
         return fault("limits.frame_in_max", "must be at most 16MiB");
     }
     positive(settings)
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+/// What is wrong with what serves an action.
+fn fault_of(settings: &Settings, entry: &ActionSettings) -> Option<&'static str> {
+    let ListAction { list, handle } = match entry {
+        ActionSettings::Plugin(action) => {
+            let faults = [
+                (!is_name(&action.plugin), "must name a plugin: the file name without `lib` and ending"),
+                (action.attempts == Some(0), "`attempts` must be at least 1"),
+                (action.concurrency == Some(0), "`concurrency` must be at least 1"),
+            ];
+            return faults.into_iter().find_map(|(is_fault, reason)| is_fault.then_some(reason));
+        }
+        ActionSettings::List(action) => action,
+    };
+    let faults = [
+        (
+            settings.queue == "memory",
+            "a `list` needs Redis, and the queue is in memory: name a plugin instead, or run plugsocket-server and plugsocket-worker",
+        ),
+        (list.is_empty(), "`list` is empty; the PHP package's is queues:NAME_in"),
+        (handle.is_empty(), "`handle` is empty: name the PHP class that handles it"),
+        (
+            is_out_list(settings, list),
+            "`list` is one of `[php] lists`, by which PHP sends to clients: messages would go in a circle; the PHP package's is queues:NAME_in",
+        ),
+    ];
+    faults.into_iter().find_map(|(is_fault, reason)| is_fault.then_some(reason))
+}
+
+/// Whether PHP sends by this list.
+fn is_out_list(settings: &Settings, list: &str) -> bool {
+    settings.php.out_lists(&settings.app).iter().any(|known| known == list)
 }
 
 fn check_tls_files(settings: &Settings) -> Result<(), Fault> {

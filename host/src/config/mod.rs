@@ -11,7 +11,7 @@ mod settings;
 mod token;
 mod versions;
 
-pub use actions::{ActionSettings, Isolation, Ordering, PluginSettings};
+pub use actions::{ActionSettings, Isolation, ListAction, Ordering, PluginAction, PluginSettings};
 pub use check::PARTITIONS_MAX;
 pub use flags::{Common, LogFormat};
 pub use limits::{Limits, SlowConsumer};

@@ -8,6 +8,8 @@ use ipnet::IpNet;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use crate::wire::protocol::Protocol;
+
 /// When `connect` is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,6 +50,8 @@ pub struct ServerSettings {
     pub token: TokenSettings,
     /// Plugin whose handler decides who may connect.
     pub handler: Option<String>,
+    /// The shapes that clients speak.
+    pub protocol: Protocol,
     /// When `connect` is called.
     pub connect_on: ConnectOn,
     /// How often the handler's `on_loop` runs.
@@ -82,6 +86,7 @@ impl Default for ServerSettings {
             tls: ServerTlsSettings::default(),
             token: TokenSettings::default(),
             handler: None,
+            protocol: Protocol::Envelope,
             connect_on: ConnectOn::Register,
             loop_interval: Duration::from_millis(100),
             loop_on: LoopOn::EveryNode,

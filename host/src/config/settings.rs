@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer};
 
-use super::actions::{ActionSettings, PluginSettings};
+use super::actions::{ActionSettings, PluginAction, PluginSettings};
 use super::limits::Limits;
 use super::server::{ServerSettings, parse_address};
 use super::versions::{ProbationSettings, Reload};
@@ -47,10 +47,23 @@ pub struct Settings {
     pub php: PhpSettings,
     /// What a new version must show before the one it replaced is let go.
     pub probation: ProbationSettings,
-    /// Action name → plugin.
+    /// Action name → what serves it.
     pub actions: BTreeMap<String, ActionSettings>,
     /// The host's settings for each plugin, by name.
     pub plugins: BTreeMap<String, PluginSettings>,
+}
+
+impl Settings {
+    /// The action, when a plugin serves it.
+    #[must_use]
+    pub fn plugin_action(&self, name: &str) -> Option<&PluginAction> {
+        self.actions.get(name).and_then(ActionSettings::plugin)
+    }
+
+    /// All actions that plugins serve, by name.
+    pub fn plugin_actions(&self) -> impl Iterator<Item = (&String, &PluginAction)> {
+        self.actions.iter().filter_map(|(name, action)| Some((name, action.plugin()?)))
+    }
 }
 
 impl Default for Settings {
@@ -222,10 +235,20 @@ pub struct PhpSettings {
     pub prefix: String,
     /// Longest list item.
     pub item_max: ByteSize,
+    /// Most messages waiting in a list of `[actions]`; beyond them clients are told `busy`.
+    pub waiting_max: usize,
+}
+
+impl PhpSettings {
+    /// The lists that are served, without the prefix.
+    #[must_use]
+    pub fn out_lists(&self, app: &str) -> Vec<String> {
+        if self.lists.is_empty() { vec![format!("queues:{app}_out"), format!("queues:{{{app}_out}}")] } else { self.lists.clone() }
+    }
 }
 
 impl Default for PhpSettings {
     fn default() -> Self {
-        Self { lists: Vec::new(), prefix: String::new(), item_max: ByteSize::mib(1) }
+        Self { lists: Vec::new(), prefix: String::new(), item_max: ByteSize::mib(1), waiting_max: 100_000 }
     }
 }

@@ -279,10 +279,8 @@ impl QueueOptions {
     #[must_use]
     pub fn from_settings(settings: &Settings) -> Self {
         let options = &settings.queue_options;
-        let PhpSettings { lists, prefix, item_max } = &settings.php;
-        let default_lists = [format!("queues:{}_out", settings.app), format!("queues:{{{}_out}}", settings.app)];
-        let lists = if lists.is_empty() { &default_lists[..] } else { &lists[..] };
-        let php_lists = lists.iter().map(|list| format!("{prefix}{list}")).collect();
+        let PhpSettings { prefix, item_max, .. } = &settings.php;
+        let php_lists = settings.php.out_lists(&settings.app).iter().map(|list| format!("{prefix}{list}")).collect();
         Self {
             app: settings.app.clone(),
             partitions: options.partitions,

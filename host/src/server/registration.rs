@@ -18,9 +18,8 @@ use crate::config::Limits;
 use crate::queue::Entry;
 use crate::wire::codes::{CloseCode, ErrorCode};
 use crate::wire::envelope::ClientId;
-use crate::wire::frame;
 use crate::wire::ids::is_reserved_connection_id;
-use crate::wire::json::Json;
+use crate::wire::protocol::Protocol;
 
 /// The end of a registration that nobody gave a reason for.
 const LOST: &str = "lost";
@@ -100,14 +99,13 @@ impl Registration {
     }
 }
 
-/// The `registered` frame: the handler's fields, and the ids in the JSON type the handler gave.
-fn registered_frame(identity: IdentityWire, id: Option<&ClientId>) -> Result<Bytes, String> {
+/// The answer to a registration: the handler's fields, and the ids in the JSON type the handler gave.
+fn registered_frame(protocol: Protocol, identity: IdentityWire, id: Option<&ClientId>) -> Result<Bytes, String> {
     let mut data = identity.fields;
     let value = |id: &Option<Id>| serde_json::to_value(id).unwrap_or(Value::Null);
     data.insert("connection_id".to_owned(), value(&identity.connection_id));
     data.insert("user_id".to_owned(), value(&identity.user_id));
-    let data = Json::encode(&data).map_err(|error| error.to_string())?;
-    Ok(frame::message("registered", id, &data))
+    protocol.registered(id, data).map_err(|error| error.to_string())
 }
 
 impl Drop for Registration {
@@ -200,8 +198,9 @@ pub(crate) async fn carry_out(node: &Arc<Node>, session: &Arc<Session>, request:
             return Err(Denied { denial: Denial::Busy(reason), previous });
         }
     };
-    let entry = granted.entry(&identity.groups, &node.settings.load().limits);
-    let checked = entry.and_then(|entry| Ok((entry, registered_frame(*identity, client_id.as_ref())?)));
+    let settings = node.settings.load_full();
+    let entry = granted.entry(&identity.groups, &settings.limits);
+    let checked = entry.and_then(|entry| Ok((entry, registered_frame(settings.server.protocol, *identity, client_id.as_ref())?)));
     let (entry, frame) = match checked {
         Ok(checked) => checked,
         Err(reason) => {

@@ -29,7 +29,7 @@ impl SessionTask {
         metrics::counter!("plugsocket_frames_in_total").increment(1);
         // A frame costs its place even when it is no good.
         let place = self.bucket.take(limits.messages_per_second, limits.messages_burst, self.node.now_ms());
-        let envelope = Envelope::parse(text, &envelope_limits(limits));
+        let envelope = settings.server.protocol.parse(text, &envelope_limits(limits));
         if let Err(retry_after_ms) = place {
             let id = envelope.as_ref().map_or_else(|error| error.id(), |envelope| envelope.id.as_ref());
             return rate_limited(&self.node, &self.session, id, ("this connection sends faster than this server allows", retry_after_ms));
@@ -84,7 +84,7 @@ impl SessionTask {
             );
         }
         self.sequence += 1;
-        let is_job = settings.actions.contains_key(envelope.action.as_ref());
+        let is_job = settings.plugin_action(&envelope.action).is_some();
         let mut ledger = session.ledger();
         if let Some(reconnect_after_ms) = ledger.leaving_ms() {
             drop(ledger);

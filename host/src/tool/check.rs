@@ -7,7 +7,7 @@ use anyhow::{anyhow, bail};
 use clap::Args;
 use plugsocket_plugin::call::{Manifest, Role};
 
-use crate::config::{ActionSettings, Common, Settings};
+use crate::config::{Common, PluginAction, Settings};
 use crate::plugin::{Checker, Launcher, Lock, PluginError, Trust, inspect, judge, library_path, sha256_of};
 
 /// Flags of `check`.
@@ -100,10 +100,10 @@ pub(super) fn subjects(settings: &Settings, libraries: Vec<PathBuf>) -> Vec<Subj
         return libraries.into_iter().map(by_path).collect();
     }
     let handler = settings.server.handler.as_ref();
-    let names: BTreeSet<_> = handler.into_iter().chain(settings.actions.values().map(|action| &action.plugin)).collect();
+    let names: BTreeSet<_> = handler.into_iter().chain(settings.plugin_actions().map(|(_, action)| &action.plugin)).collect();
     let subject = |name: &String| {
-        let is_theirs = |entry: &(&String, &ActionSettings)| entry.1.plugin == *name;
-        let actions: Vec<_> = settings.actions.iter().filter(is_theirs).map(|(action, _)| action.clone()).collect();
+        let is_theirs = |entry: &(&String, &PluginAction)| entry.1.plugin == *name;
+        let actions: Vec<_> = settings.plugin_actions().filter(is_theirs).map(|(action, _)| action.clone()).collect();
         let handler = (handler == Some(name)).then_some(Role::Handler);
         let roles = handler.into_iter().chain((!actions.is_empty()).then_some(Role::Actions)).collect();
         Subject { name: name.clone(), roles, actions, path: library_path(&settings.plugins_dir, name) }

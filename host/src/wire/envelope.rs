@@ -53,6 +53,8 @@ pub struct Envelope<'frame> {
     pub id: Option<ClientId>,
     /// Whether the client asks to be told when the message is stored.
     pub receipt: bool,
+    /// The frame's text: one JSON object.
+    pub frame: &'frame str,
 }
 
 /// Why an inbound frame was refused. The session survives; the client gets `bad_frame`.
@@ -112,12 +114,7 @@ impl<'frame> Envelope<'frame> {
     /// # Errors
     /// [`EnvelopeError`]: over a limit, not an object, or a member that can't be used.
     pub fn parse(frame: &'frame str, limits: &EnvelopeLimits) -> Result<Self, EnvelopeError> {
-        if frame.len() > limits.frame_bytes_max {
-            return Err(EnvelopeError::TooLarge { size: frame.len(), limit: limits.frame_bytes_max });
-        }
-        if nests_deeper_than(frame.as_bytes(), limits.json_depth_max) {
-            return Err(EnvelopeError::TooDeep(limits.json_depth_max));
-        }
+        check_size(frame, limits)?;
         if !frame.trim_start().starts_with('{') {
             // serde would read an array as the members in their order.
             return Err(EnvelopeError::Syntax(serde::de::Error::custom("it does not start with `{`")));
@@ -133,19 +130,36 @@ impl<'frame> Envelope<'frame> {
         let refused = |reason: String| EnvelopeError::Member { reason, id: id.clone() };
         let action = members.action.ok_or_else(|| refused("`action` is missing".to_owned()))?;
         let action: Cow<'frame, str> = borrowed_text(action.get()).ok_or_else(|| refused("`action` must be a string".to_owned()))?;
-        if action.is_empty() || action.len() > limits.action_bytes_max {
-            return Err(refused(format!("`action` must have 1 to {} bytes", limits.action_bytes_max)));
-        }
-        if action.chars().any(char::is_control) {
-            return Err(refused("`action` must not have control characters".to_owned()));
-        }
+        check_action_name(&action, limits).map_err(refused)?;
         let receipt = match members.receipt.map(RawValue::get) {
             None | Some("null" | "false") => false,
             Some("true") => true,
             Some(_) => return Err(refused("`receipt` must be true or false".to_owned())),
         };
-        Ok(Self { action, data: members.data, id, receipt })
+        Ok(Self { action, data: members.data, id, receipt, frame })
     }
+}
+
+/// What is refused before any parsing.
+pub(super) fn check_size(frame: &str, limits: &EnvelopeLimits) -> Result<(), EnvelopeError> {
+    if frame.len() > limits.frame_bytes_max {
+        return Err(EnvelopeError::TooLarge { size: frame.len(), limit: limits.frame_bytes_max });
+    }
+    if nests_deeper_than(frame.as_bytes(), limits.json_depth_max) {
+        return Err(EnvelopeError::TooDeep(limits.json_depth_max));
+    }
+    Ok(())
+}
+
+/// What an action may be called; the text is for the client.
+pub(super) fn check_action_name(action: &str, limits: &EnvelopeLimits) -> Result<(), String> {
+    if action.is_empty() || action.len() > limits.action_bytes_max {
+        return Err(format!("`action` must have 1 to {} bytes", limits.action_bytes_max));
+    }
+    if action.chars().any(char::is_control) {
+        return Err("`action` must not have control characters".to_owned());
+    }
+    Ok(())
 }
 
 /// `Cow<str>` as serde_json gives it is always owned; text without escapes is borrowed here.

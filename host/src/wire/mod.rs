@@ -3,9 +3,11 @@
 pub mod codes;
 pub mod delivery;
 pub mod envelope;
+pub mod flat;
 pub mod frame;
 pub mod http;
 pub mod ids;
 pub mod job;
 pub mod json;
 pub mod php;
+pub mod protocol;

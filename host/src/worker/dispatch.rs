@@ -77,7 +77,7 @@ struct Terms {
 
 impl Terms {
     fn of(settings: &Settings, job: &Job, plugin: &str) -> Self {
-        let action = settings.actions.get(&job.action);
+        let action = settings.plugin_action(&job.action);
         Self {
             timeout: action.and_then(|action| action.timeout).unwrap_or(settings.worker.timeout),
             attempts: attempts_of(settings, job),
@@ -332,7 +332,7 @@ impl Dispatcher {
 }
 
 fn attempts_of(settings: &Settings, job: &Job) -> u32 {
-    settings.actions.get(&job.action).and_then(|action| action.attempts).unwrap_or(settings.worker.attempts).max(1)
+    settings.plugin_action(&job.action).and_then(|action| action.attempts).unwrap_or(settings.worker.attempts).max(1)
 }
 
 /// The bytes of one attempt; `job.attempts` are those already made.

@@ -153,7 +153,7 @@ impl Lines {
 
     fn push(&mut self, mut held: Held, dispatcher: &Dispatcher) {
         let job = &held.taken.job;
-        let ordering = dispatcher.settings.load().actions.get(&job.action).map(|action| action.ordering).unwrap_or_default();
+        let ordering = dispatcher.settings.load().plugin_action(&job.action).map(|action| action.ordering).unwrap_or_default();
         let key = match ordering {
             Ordering::Connection => LaneKey::Connection(job.session.clone()),
             Ordering::None => {

@@ -79,7 +79,7 @@ impl Writer {
     pub(super) fn wanted(&self, settings: &Settings) -> BTreeMap<String, Wanted> {
         let handler = settings.server.handler.as_ref().filter(|_| self.options.roles.handler);
         let handler = handler.map(|name| (name, Role::Handler));
-        let actions = settings.actions.values().filter(|_| self.options.roles.actions).map(|action| (&action.plugin, Role::Actions));
+        let actions = settings.plugin_actions().filter(|_| self.options.roles.actions).map(|(_, action)| (&action.plugin, Role::Actions));
         let mut wanted = BTreeMap::new();
         for (name, role) in handler.into_iter().chain(actions) {
             let entry = wanted

@@ -18,7 +18,7 @@ impl Writer {
         let is_coming = |name: &String| coming.contains(name) && self.entries.get(name).is_none_or(|entry| entry.slot.holder().is_none());
         let serving = |name: &str| self.entries.get(name).and_then(|entry| entry.slot.serving());
         let mut refused: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
-        for (action, entry) in &settings.actions {
+        for (action, entry) in settings.plugin_actions() {
             let Some((live, version)) = serving(&entry.plugin).and_then(|live| Some((live, live.actions()?))) else {
                 if let Some(version) = before.actions.get(action).filter(|_| is_coming(&entry.plugin)) {
                     table.actions.insert(action.clone(), Arc::clone(version));
@@ -34,7 +34,7 @@ impl Writer {
             }
         }
         // Servers send no more of what has left the map, but jobs of it that are queued already still run.
-        for (action, version) in before.actions.iter().filter(|(action, _)| !settings.actions.contains_key(*action)) {
+        for (action, version) in before.actions.iter().filter(|(action, _)| settings.plugin_action(action).is_none()) {
             let live = serving(&version.plugin).filter(|live| live.manifest.actions.contains(action));
             if let Some(version) = live.and_then(|live| live.actions()) {
                 table.actions.insert(action.clone(), Arc::clone(version));

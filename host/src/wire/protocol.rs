@@ -1,0 +1,67 @@
+//! The shapes that clients speak: ours, or those of the PHP package.
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::envelope::{ClientId, Envelope, EnvelopeError, EnvelopeLimits};
+use super::json::Json;
+use super::{flat, frame};
+
+/// What the frames of a server's clients look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// `{"action", "data", "id"?}`, with answers and errors.
+    Envelope,
+    /// The PHP package's: data's members stand beside `action`; no answers to ids, no errors, no frames of the server's own.
+    Flat,
+}
+
+impl Protocol {
+    /// Reads one text frame.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`]: over a limit, or not a message in these shapes.
+    pub fn parse<'frame>(self, frame: &'frame str, limits: &EnvelopeLimits) -> Result<Envelope<'frame>, EnvelopeError> {
+        match self {
+            Self::Envelope => Envelope::parse(frame, limits),
+            Self::Flat => flat::parse(frame, limits),
+        }
+    }
+
+    /// Whether the server answers this action itself.
+    #[must_use]
+    pub fn has_system_actions(self) -> bool {
+        self == Self::Envelope
+    }
+
+    /// Whether clients understand errors, answers without data, and what the server says of itself.
+    #[must_use]
+    pub fn has_system_frames(self) -> bool {
+        self == Self::Envelope
+    }
+
+    /// A message or a reply.
+    #[must_use]
+    pub fn message(self, action: &str, id: Option<&ClientId>, data: &Json) -> Bytes {
+        match self {
+            Self::Envelope => frame::message(action, id, data),
+            Self::Flat => flat::message(action, data),
+        }
+    }
+
+    /// The answer to a registration that was granted: `data` has the handler's fields and the two ids.
+    ///
+    /// # Errors
+    /// When `data` has no JSON form.
+    pub fn registered(self, id: Option<&ClientId>, mut data: Map<String, Value>) -> Result<Bytes, serde_json::Error> {
+        match self {
+            Self::Envelope => Ok(frame::message("registered", id, &Json::encode(&data)?)),
+            Self::Flat => {
+                data.insert("message".to_owned(), flat::REGISTERED_MESSAGE.into());
+                Ok(flat::message(flat::REGISTERED, &Json::encode(&data)?))
+            }
+        }
+    }
+}
