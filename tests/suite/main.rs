@@ -20,6 +20,7 @@ mod nodes;
 mod page;
 mod plugins_tool;
 mod poison;
+mod queries;
 mod queue_tool;
 mod reload;
 mod runners;
