@@ -121,6 +121,9 @@ final class HttpApi
             $this->wait($stream, $end, $sends);
             $written = @fwrite($stream, substr($request, $at, self::PIECE_BYTES));
             if ($written === false || $written === 0) {
+                if (stream_get_meta_data($stream)['timed_out']) {
+                    throw $this->late($sends);
+                }
                 // It may have refused before it had read all: then its answer says why.
                 return;
             }
@@ -134,8 +137,11 @@ final class HttpApi
         while (! feof($stream)) {
             $this->wait($stream, $end, $sends);
             $piece = @fread($stream, self::PIECE_BYTES);
-            if ($piece === false || ($piece === '' && stream_get_meta_data($stream)['timed_out'])) {
-                $this->wait($stream, $end, $sends);
+            // After a timeout `feof` says yes as well.
+            if ($piece === '' && stream_get_meta_data($stream)['timed_out']) {
+                throw $this->late($sends);
+            }
+            if ($piece === false) {
                 break;
             }
             $answer .= $piece;
@@ -156,9 +162,14 @@ final class HttpApi
     {
         $left = $end - microtime(true);
         if ($left <= 0) {
-            throw new Unreachable(sprintf('%s did not answer within %g s.%s', $this->place(), $this->timeout, $sends ? ' The message may have been sent.' : ''));
+            throw $this->late($sends);
         }
         stream_set_timeout($stream, (int) $left, (int) (fmod($left, 1) * 1_000_000));
+    }
+
+    private function late(bool $sends): Unreachable
+    {
+        return new Unreachable(sprintf('%s did not answer within %g s.%s', $this->place(), $this->timeout, $sends ? ' The message may have been sent.' : ''));
     }
 
     /** @return array<string, mixed> */

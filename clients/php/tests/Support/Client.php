@@ -4,7 +4,7 @@ declare(strict_types=1);
 
 namespace Plugsocket\Tests\Support;
 
-/** A WebSocket client as small as these tests allow: text frames, pings, and a deadline for everything. */
+/** A WebSocket client as small as these tests allow: text messages, pings, and a deadline for everything. */
 final class Client
 {
     private const PATIENCE = 10.0;
@@ -109,15 +109,23 @@ final class Client
 
     private function frameText(float $end): string
     {
+        $text = '';
         while (true) {
-            [$opcode, $payload] = $this->receive($end);
-            if ($opcode === 0x81) {
-                return $payload;
-            }
-            if ($opcode === 0x89) {
-                $this->frame(0x8a, $payload);
-            } elseif ($opcode === 0x88) {
-                throw new \RuntimeException('closed: ' . bin2hex($payload));
+            [$first, $payload] = $this->receive($end);
+            switch ($first & 0x0f) {
+                case 0:
+                case 1:
+                    // The server cuts long messages into fragments.
+                    $text .= $payload;
+                    if ($first & 0x80) {
+                        return $text;
+                    }
+                    break;
+                case 9:
+                    $this->frame(0x8a, $payload);
+                    break;
+                default:
+                    throw new \RuntimeException('closed: ' . bin2hex($payload));
             }
         }
     }
