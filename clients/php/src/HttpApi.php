@@ -134,23 +134,18 @@ final class HttpApi
     private function read(mixed $stream, float $end, bool $sends): string
     {
         $answer = '';
-        while (! feof($stream)) {
+        while (true) {
             $this->wait($stream, $end, $sends);
             $piece = @fread($stream, self::PIECE_BYTES);
-            // After a timeout `feof` says yes as well.
-            if ($piece === '' && stream_get_meta_data($stream)['timed_out']) {
-                throw $this->late($sends);
-            }
-            if ($piece === false) {
-                break;
+            if ($piece === false || $piece === '') {
+                // `feof` says yes in both cases.
+                return stream_get_meta_data($stream)['timed_out'] ? throw $this->late($sends) : $answer;
             }
             $answer .= $piece;
             if (strlen($answer) > self::ANSWER_BYTES_MAX) {
                 throw new Unreachable("{$this->place()} answers with more than 32 MiB: is it the ops listener of a plugsocket-server?");
             }
         }
-
-        return $answer;
     }
 
     /**
