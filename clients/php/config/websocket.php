@@ -39,7 +39,7 @@ return [
     'protocol' => env('WEBSOCKET_PROTOCOL', 'envelope'),
 
     // For the broadcasting driver: signs who may subscribe to private and presence channels; the same as in the `secret_file` of the
-    // server's plugin `channels`. 32 characters at least: php -r 'echo bin2hex(random_bytes(32));'
+    // server's plugin `channels`, for example what this prints: php -r 'echo bin2hex(random_bytes(32));'
     'secret' => env('WEBSOCKET_SECRET'),
 
 ];

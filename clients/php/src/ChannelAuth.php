@@ -6,15 +6,18 @@ namespace Plugsocket;
 
 use Plugsocket\Exception\InvalidAddress;
 use Plugsocket\Exception\NotConfigured;
+use Plugsocket\Exception\TooLarge;
+use Plugsocket\Exception\Unencodable;
 
 /** Signs who may subscribe to private and presence channels; the server's plugin `channels` verifies it with the same secret. */
 final class ChannelAuth
 {
     /** Seconds in which a signature must be used. */
     public const LIFETIME = 300;
-    public const SECRET_BYTES_MIN = 32;
-    /** With `channel:` before it, a group's name, of which the server takes 200 bytes (`limits.group_bytes_max`). */
-    public const CHANNEL_BYTES_MAX = 192;
+    /** This and the next two are limits of the plugin. */
+    public const SECRET_BYTES_MIN = 16;
+    public const CHANNEL_BYTES_MAX = 164;
+    public const DATA_BYTES_MAX = 4096;
     private const GROUP = 'channel:';
 
     /**
@@ -42,8 +45,14 @@ final class ChannelAuth
      */
     public static function group(string $channel): string
     {
-        if ($channel === '' || strlen($channel) > self::CHANNEL_BYTES_MAX) {
-            throw new InvalidAddress(sprintf('The name of a channel must have 1 to %d bytes; "%s" has %d.', self::CHANNEL_BYTES_MAX, $channel, strlen($channel)));
+        // Without `:` nothing that is signed for one channel reads as something else for another.
+        if (strlen($channel) > self::CHANNEL_BYTES_MAX || preg_match('/^[^:\s\p{Z}\p{Cc}]+$/uD', $channel) !== 1) {
+            throw new InvalidAddress(sprintf(
+                'The name of a channel must be UTF-8 of 1 to %d bytes without spaces, control characters and ":"; it has %d bytes: "%s".',
+                self::CHANNEL_BYTES_MAX,
+                strlen($channel),
+                addcslashes(substr($channel, 0, 40), "\0..\37\177..\377"),
+            ));
         }
 
         return self::GROUP . $channel;
@@ -54,9 +63,13 @@ final class ChannelAuth
      *
      * @param int|null $time The present, in seconds since 1970.
      * @return array{auth: string}
+     *
+     * @throws InvalidAddress
      */
     public function private(string $connectionId, string $channel, ?int $time = null): array
     {
+        self::group($channel);
+
         return ['auth' => $this->sign("$connectionId:$channel", '', $time)];
     }
 
@@ -66,10 +79,20 @@ final class ChannelAuth
      * @param mixed $user What others are told of the user.
      * @param int|null $time The present, in seconds since 1970.
      * @return array{auth: string, channel_data: string}
+     *
+     * @throws InvalidAddress|TooLarge|Unencodable
      */
     public function presence(string $connectionId, string $channel, int|string $userId, mixed $user, ?int $time = null): array
     {
+        self::group($channel);
         $data = Json::encode(['user_id' => $userId, 'user_info' => $user], 'channel_data');
+        if (strlen($data) > self::DATA_BYTES_MAX) {
+            throw new TooLarge(sprintf(
+                'What a presence channel tells of a user has %s bytes, the limit is %s: return less from the callback in routes/channels.php.',
+                number_format(strlen($data)),
+                number_format(self::DATA_BYTES_MAX),
+            ));
+        }
 
         return ['auth' => $this->sign("$connectionId:$channel", ":$data", $time), 'channel_data' => $data];
     }

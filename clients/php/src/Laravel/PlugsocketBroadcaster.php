@@ -10,6 +10,7 @@ use Illuminate\Broadcasting\Broadcasters\Broadcaster;
 use Illuminate\Broadcasting\Broadcasters\UsePusherChannelConventions;
 use Illuminate\Support\Arr;
 use Plugsocket\ChannelAuth;
+use Plugsocket\Exception\InvalidAddress;
 use Plugsocket\Exception\WebsocketException;
 use Plugsocket\Websocket;
 use Symfony\Component\HttpKernel\Exception\AccessDeniedHttpException;
@@ -46,6 +47,11 @@ final class PlugsocketBroadcaster extends Broadcaster
             throw new AccessDeniedHttpException('Only channels named private-… and presence-… need to be authorized.');
         }
         $this->refuseEncrypted($channel, AccessDeniedHttpException::class);
+        try {
+            ChannelAuth::group($channel);
+        } catch (InvalidAddress $error) {
+            throw new AccessDeniedHttpException($error->getMessage(), $error);
+        }
         if (! is_string($socket) || preg_match('/^\P{Cc}{1,' . self::CONNECTION_ID_CHARS_MAX . '}$/uD', $socket) !== 1) {
             throw new AccessDeniedHttpException('`socket_id` must be the connection_id that the client got when it registered.');
         }

@@ -7,6 +7,7 @@ namespace Plugsocket\Tests\Unit;
 use Plugsocket\ChannelAuth;
 use Plugsocket\Exception\InvalidAddress;
 use Plugsocket\Exception\NotConfigured;
+use Plugsocket\Exception\TooLarge;
 use Plugsocket\Exception\Unencodable;
 use Plugsocket\Tests\Support\TestCase;
 
@@ -40,11 +41,17 @@ final class ChannelAuthTest extends TestCase
     public function testWhatCantBeUsedIsRefused(): void
     {
         self::refused(NotConfigured::class, static fn () => new ChannelAuth(''), 'WEBSOCKET_SECRET', 'it has 0');
-        self::refused(NotConfigured::class, static fn () => new ChannelAuth(substr(self::SECRET, 1)), '32 bytes');
+        self::refused(NotConfigured::class, static fn () => new ChannelAuth(substr(self::SECRET, 17)), '16 bytes', 'it has 15');
         $auth = new ChannelAuth(self::SECRET);
         self::refused(Unencodable::class, static fn () => $auth->presence('c', 'presence-a', 7, ['name' => "\xff"]), 'channel_data.user_info.name');
-        self::assertSame('channel:' . str_repeat('x', 192), ChannelAuth::group(str_repeat('x', 192)));
-        self::refused(InvalidAddress::class, static fn () => ChannelAuth::group(str_repeat('x', 193)), '192 bytes');
-        self::refused(InvalidAddress::class, static fn () => ChannelAuth::group(''));
+        $large = ['text' => str_repeat('x', 4_096)];
+        self::refused(TooLarge::class, static fn () => $auth->presence('c', 'presence-a', 7, $large), '4,096', 'routes/channels.php');
+        self::assertSame('channel:' . str_repeat('x', 164), ChannelAuth::group(str_repeat('x', 164)));
+        self::assertSame('channel:Überweisung.1', ChannelAuth::group('Überweisung.1'));
+        foreach ([str_repeat('x', 165), '', 'a:b', 'a b', "a\n", "a\u{a0}b", "a\u{85}", "\xff"] as $bad) {
+            self::refused(InvalidAddress::class, static fn () => ChannelAuth::group($bad), '164 bytes');
+            self::refused(InvalidAddress::class, static fn () => $auth->private('c', $bad));
+            self::refused(InvalidAddress::class, static fn () => $auth->presence('c', $bad, 7, null));
+        }
     }
 }
