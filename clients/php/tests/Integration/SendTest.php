@@ -53,15 +53,6 @@ final class SendTest extends TestCase
         return $client;
     }
 
-    private function waitUntil(callable $holds, string $what): void
-    {
-        $end = microtime(true) + 10;
-        while (! $holds()) {
-            self::assertLessThan($end, microtime(true), "waited in vain for $what");
-            usleep(10_000);
-        }
-    }
-
     /** @dataProvider ways */
     public function testEachAddressReachesWhomItNamesOnEveryServerOnce(string $way): void
     {
@@ -131,7 +122,7 @@ final class SendTest extends TestCase
     public function testQuestionsAreAnsweredForAllServers(): void
     {
         $websocket = self::way('callback');
-        $this->waitUntil(static fn () => $websocket->online() === 0, 'the clients of the tests before to be gone');
+        self::waitUntil(static fn () => $websocket->online() === 0, 'the clients of the tests before to be gone');
         $one = $this->client(0, 'asked', 'a/b é?', 'asked/é');
         $two = $this->client(1, 'asked', 'a/b é?', 'asked/é');
         self::assertSame(2, $websocket->online());

@@ -19,12 +19,7 @@ final class SettingsTest extends TestCase
     public static function setUpBeforeClass(): void
     {
         self::$services = new Services();
-        self::$services->server(<<<'TOML'
-        app = "shop"
-        php.prefix = "laravel_database_"
-        ops.token = "s3cret/+="
-        ops.body_max = "4KiB"
-        TOML);
+        self::$services->server(['app' => 'shop', 'php.prefix' => 'laravel_database_', 'ops.token' => 's3cret/+=', 'ops.body_max' => '4KiB']);
     }
 
     public static function tearDownAfterClass(): void

@@ -18,7 +18,8 @@ final class Services
     public array $apis = [];
     private static ?self $shared = null;
 
-    public function __construct()
+    /** @param string $plugin The one that is handler and has the actions: `chat` or `channels`. */
+    public function __construct(private readonly string $plugin = 'chat')
     {
         $this->folder = sys_get_temp_dir() . '/plugsocket-php-' . bin2hex(random_bytes(6));
         mkdir($this->folder, 0700);
@@ -30,7 +31,8 @@ final class Services
         $command = ['redis-server', '--port', '0', '--save', '', '--dir', $this->folder, '--unixsocket', $this->socket];
         $this->redisServer = new Process($command, "{$this->folder}/redis.log");
         $this->redisServer->wait('/Ready to accept connections|ready to accept connections at/i');
-        copy(self::built('TEST_CHAT_PLUGIN'), "{$this->folder}/plugins/" . basename(self::built('TEST_CHAT_PLUGIN')));
+        $library = self::built('TEST_' . strtoupper($plugin) . '_PLUGIN');
+        copy($library, "{$this->folder}/plugins/" . basename($library));
         register_shutdown_function($this->remove(...));
     }
 
@@ -47,10 +49,10 @@ final class Services
         return self::$shared;
     }
 
-    /** @param string $more Lines of TOML; keys without a table come first. */
-    public function server(string $more = ''): Process
+    /** @param array<string, string|list<string>> $settings By their keys. */
+    public function server(array $settings = []): Process
     {
-        $config = $this->config($more);
+        $config = $this->config($settings);
         $server = new Process([self::built('TEST_SERVER'), '--config', $config], "$config.log");
         $this->processes[] = $server;
         $this->urls[] = $server->wait('~listening on (ws://\S+)~');
@@ -59,9 +61,10 @@ final class Services
         return $server;
     }
 
-    public function worker(): Process
+    /** @param array<string, string|list<string>> $settings By their keys. */
+    public function worker(array $settings = []): Process
     {
-        $config = $this->config('');
+        $config = $this->config($settings);
         $worker = new Process([self::built('TEST_WORKER'), '--config', $config], "$config.log");
         $this->processes[] = $worker;
         $worker->wait('/(worker ready)/');
@@ -90,21 +93,20 @@ final class Services
         $this->redisServer->end();
     }
 
-    private function config(string $more): string
+    /** @param array<string, string|list<string>> $settings */
+    private function config(array $settings): string
     {
+        $all = $settings + [
+            'queue' => "unix://{$this->socket}", 'plugins_dir' => 'plugins', 'state_dir' => 'var', 'server.handler' => $this->plugin,
+            'server.listen' => '127.0.0.1:0', 'ops.listen' => '127.0.0.1:0', 'ops.worker_listen' => '127.0.0.1:0',
+        ];
+        foreach ($this->plugin === 'chat' ? ['join', 'echo'] : ['subscribe', 'unsubscribe'] as $action) {
+            $all["actions.$action"] = $this->plugin;
+        }
         $path = "{$this->folder}/" . count($this->processes) . '.toml';
-        file_put_contents($path, <<<TOML
-        queue = "unix://{$this->socket}"
-        plugins_dir = "plugins"
-        state_dir = "var"
-        server.listen = "127.0.0.1:0"
-        server.handler = "chat"
-        ops.listen = "127.0.0.1:0"
-        ops.worker_listen = "127.0.0.1:0"
-        actions.join = "chat"
-        actions.echo = "chat"
-        $more
-        TOML);
+        // Texts and lists of texts are the same in TOML as in JSON.
+        $lines = array_map(static fn (string $key) => "$key = " . json_encode($all[$key], JSON_THROW_ON_ERROR | JSON_UNESCAPED_SLASHES), array_keys($all));
+        file_put_contents($path, implode("\n", $lines) . "\n");
 
         return $path;
     }

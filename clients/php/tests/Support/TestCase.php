@@ -25,6 +25,15 @@ abstract class TestCase extends \PHPUnit\Framework\TestCase
         restore_error_handler();
     }
 
+    final protected static function waitUntil(callable $holds, string $what): void
+    {
+        $end = microtime(true) + 10;
+        while (! $holds()) {
+            self::assertLessThan($end, microtime(true), "waited in vain for $what");
+            usleep(10_000);
+        }
+    }
+
     /**
      * @template E of WebsocketException
      * @param class-string<E> $class
