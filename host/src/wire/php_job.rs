@@ -4,8 +4,9 @@ use bytes::Bytes;
 
 use super::json::nests_deeper_than;
 
-/// Deepest nesting that PHP's `json_decode` reads unless told otherwise; the client's object stands one level deep in an item.
-const DEPTH_MAX: usize = 512 - 1;
+/// Deepest nesting of a client's object that PHP's `json_decode` reads unless told otherwise: 512 levels, of which the item takes one, and the
+/// innermost value another.
+const DEPTH_MAX: usize = 512 - 2;
 /// Room for names, ids and the time around the client's object.
 const OVERHEAD_BYTES: usize = 256;
 
@@ -147,8 +148,8 @@ mod tests {
             assert!(encode(&format!("{{\"a\":\"{whole}\"}}")).is_ok(), "{whole}");
         }
         let nested = |levels: usize| format!("{{\"a\":{}1{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1));
-        assert!(encode(&nested(511)).is_ok());
-        assert_eq!(encode(&nested(512)), Err(UnreadableError::TooDeep));
+        assert!(encode(&nested(510)).is_ok());
+        assert_eq!(encode(&nested(511)), Err(UnreadableError::TooDeep));
     }
 
     proptest! {
