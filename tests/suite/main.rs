@@ -18,6 +18,8 @@ mod hostile;
 mod identity;
 mod nodes;
 mod page;
+mod php_actions;
+mod php_input;
 mod plugins_tool;
 mod poison;
 mod queue_tool;

@@ -8,6 +8,7 @@ mod http;
 #[path = "../../../../tests/keys/issuer.rs"]
 pub(super) mod issuer;
 mod leaving;
+mod lists;
 mod queue;
 mod registering;
 mod routing;
