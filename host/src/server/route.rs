@@ -14,7 +14,6 @@ use crate::config::{Limits, Settings};
 use crate::queue::{Full, OnStored, Stored};
 use crate::wire::codes::{ErrorCode, SYSTEM_ACTIONS};
 use crate::wire::envelope::{ClientId, Envelope, EnvelopeLimits};
-use crate::wire::frame;
 use crate::wire::job::Job;
 use crate::wire::json::Json;
 
@@ -35,11 +34,15 @@ impl SessionTask {
             return rate_limited(&self.node, &self.session, id, ("this connection sends faster than this server allows", retry_after_ms));
         }
         match envelope {
-            Err(error) => self.session.send_error(error.id(), ErrorCode::BadFrame, &error.to_string()),
+            Err(error) => {
+                metrics::counter!("plugsocket_bad_frames_total", "reason" => error.cause()).increment(1);
+                self.session.send_error(error.id(), ErrorCode::BadFrame, &error.to_string());
+            }
             Ok(envelope) => match envelope.action.as_ref() {
                 "register" if self.is_leaving(&envelope) => {}
                 "register" => self.on_register(&envelope),
-                "ping" => self.session.send(frame::bare("pong", envelope.id.as_ref())),
+                _ if !settings.server.protocol.has_system_actions() => self.on_message(&settings, envelope),
+                "ping" => self.session.send_bare("pong", envelope.id.as_ref()),
                 action if SYSTEM_ACTIONS.contains(&action) => {
                     let sentence = format!("`{action}` is a reserved action that clients do not send");
                     self.session.send_error(envelope.id.as_ref(), ErrorCode::BadFrame, &sentence);
@@ -70,10 +73,14 @@ impl SessionTask {
 
     fn on_message(&mut self, settings: &Settings, envelope: Envelope<'_>) {
         let session = &self.session;
-        let Some(registration) = &self.registration else {
+        let registration = self.registration.as_ref();
+        let is_known = settings.actions.contains_key(envelope.action.as_ref());
+        if registration.is_none() && (is_known || settings.server.protocol.needs_registration()) {
             return session.send_error(envelope.id.as_ref(), ErrorCode::NotRegistered, "send `register` first");
-        };
-        if let Some(user) = &registration.user_id
+        }
+        let connection_id = registration.map(|registration| Arc::clone(&registration.connection_id));
+        let user_id = registration.and_then(|registration| registration.user_id.clone());
+        if let Some(user) = &user_id
             && let Err(retry_after_ms) = self.node.users.take(user, &settings.limits)
         {
             return rate_limited(
@@ -101,11 +108,10 @@ impl SessionTask {
         }
         drop(ledger);
         let data = envelope.data.map_or(Json::NULL, Json::from);
-        let (connection_id, user_id) = (Arc::clone(&registration.connection_id), registration.user_id.clone());
         if is_job {
             let job = Job {
                 session: session.id.clone(),
-                connection_id,
+                connection_id: connection_id.unwrap_or_default(),
                 user_id,
                 action: envelope.action.into_owned(),
                 sequence: self.sequence,
@@ -151,7 +157,7 @@ impl SessionTask {
         let client_id = fallback.client_id.clone();
         match self.node.calls.offer(&self.node, session, Box::new(fallback)) {
             // Nothing is stored for these; the receipt says that the server took it.
-            Ok(()) if has_receipt => session.send(frame::bare("accepted", client_id.as_ref())),
+            Ok(()) if has_receipt => session.send_bare("accepted", client_id.as_ref()),
             Ok(()) => {}
             Err(fallback) => {
                 session.answer(fallback.sequence, client_id.is_some(), |session| {
@@ -184,7 +190,7 @@ fn on_stored(session: Arc<Session>, sequence: u64, client_id: Option<ClientId>, 
             Stored::Yes => {
                 let send = |session: &Session| {
                     if has_receipt {
-                        session.send(frame::bare("accepted", id));
+                        session.send_bare("accepted", id);
                     }
                 };
                 return if id.is_some() { send(&session) } else { session.handed_over(send) };
@@ -201,8 +207,7 @@ fn on_stored(session: Arc<Session>, sequence: u64, client_id: Option<ClientId>, 
 
 fn rate_limited(node: &Node, session: &Session, id: Option<&ClientId>, (sentence, retry_after_ms): (&str, u64)) {
     node.refusals.note("rate_limited", session.ip, sentence);
-    metrics::counter!("plugsocket_errors_sent_total", "code" => "rate_limited").increment(1);
-    session.send(frame::error(id, ErrorCode::RateLimited.as_str(), sentence, Some(retry_after_ms)));
+    session.send_error_after(id, ErrorCode::RateLimited, sentence, Some(retry_after_ms));
 }
 
 fn envelope_limits(limits: &Limits) -> EnvelopeLimits {
