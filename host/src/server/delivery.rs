@@ -102,10 +102,7 @@ pub(crate) fn pass_on(node: &Arc<Node>, delivery: Delivery) {
         Body::Failure { client_id, code, message } => {
             let id = client_id.as_ref();
             for session in sessions {
-                answer(&session, origin.as_ref(), id, |session| {
-                    metrics::counter!("plugsocket_failures_passed_on_total").increment(1);
-                    session.send_failure(id, &code, &message);
-                });
+                answer(&session, origin.as_ref(), id, |session| session.send_failure(id, &code, &message));
             }
         }
         Body::Join(group) => regroup(node, &sessions, &group, true),

@@ -111,6 +111,7 @@ impl Session {
     pub fn send_failure(&self, id: Option<&ClientId>, code: &str, text: &str) {
         let name = ErrorCode::ALL.iter().map(|known| known.as_str()).find(|known| *known == code);
         if !self.is_withheld(name.unwrap_or(PLUGINS_OWN), text) {
+            metrics::counter!("plugsocket_failures_passed_on_total").increment(1);
             self.send(frame::error(id, code, text, None));
         }
     }
