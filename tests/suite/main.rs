@@ -13,6 +13,7 @@ mod crowd;
 mod door;
 mod drain;
 mod faults;
+mod flat;
 mod flow;
 mod hostile;
 mod identity;

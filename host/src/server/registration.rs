@@ -16,7 +16,7 @@ use super::session::Session;
 use super::token::Verified;
 use crate::config::Limits;
 use crate::queue::Entry;
-use crate::wire::codes::{CloseCode, ErrorCode};
+use crate::wire::codes::ErrorCode;
 use crate::wire::envelope::ClientId;
 use crate::wire::ids::is_reserved_connection_id;
 use crate::wire::php_job::TypedId;
@@ -265,12 +265,7 @@ pub(crate) async fn register(node: Arc<Node>, session: Arc<Session>, request: Re
         Err(denied) => denied,
     };
     match denial {
-        Denial::Refused(refusal) => {
-            session.send_error(id, ErrorCode::Refused, &refusal.reason);
-            if !refusal.keep_open {
-                session.outlet.close(CloseCode::Refused, refusal.reason);
-            }
-        }
+        Denial::Refused(refusal) => session.refuse(id, refusal),
         Denial::Busy(reason) => session.send_error(id, ErrorCode::Busy, &reason),
         Denial::Unusable => session.send_error(id, ErrorCode::Failed, "the handler gave an identity that can't be used"),
         Denial::Unannounced => session.send_error(id, ErrorCode::Busy, "the queue can't be reached"),

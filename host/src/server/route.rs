@@ -14,7 +14,6 @@ use crate::config::{ActionSettings, Limits, ListAction, Settings};
 use crate::queue::{Full, Inbox, ListItem, OnStored, Stored};
 use crate::wire::codes::{ErrorCode, SYSTEM_ACTIONS};
 use crate::wire::envelope::{ClientId, Envelope, EnvelopeLimits};
-use crate::wire::frame;
 use crate::wire::job::Job;
 use crate::wire::json::Json;
 use crate::wire::php_job::{PhpJob, UnreadableError};
@@ -36,11 +35,15 @@ impl SessionTask {
             return rate_limited(&self.node, &self.session, id, ("this connection sends faster than this server allows", retry_after_ms));
         }
         match envelope {
-            Err(error) => self.session.send_error(error.id(), ErrorCode::BadFrame, &error.to_string()),
+            Err(error) => {
+                metrics::counter!("plugsocket_bad_frames_total", "reason" => error.cause()).increment(1);
+                self.session.send_error(error.id(), ErrorCode::BadFrame, &error.to_string());
+            }
             Ok(envelope) => match envelope.action.as_ref() {
                 "register" if self.is_leaving(&envelope) => {}
                 "register" => self.on_register(&envelope),
-                "ping" => self.session.send(frame::bare("pong", envelope.id.as_ref())),
+                _ if !settings.server.protocol.has_system_actions() => self.on_message(&settings, envelope),
+                "ping" => self.session.send_bare("pong", envelope.id.as_ref()),
                 action if SYSTEM_ACTIONS.contains(&action) => {
                     let sentence = format!("`{action}` is a reserved action that clients do not send");
                     self.session.send_error(envelope.id.as_ref(), ErrorCode::BadFrame, &sentence);
@@ -71,10 +74,14 @@ impl SessionTask {
 
     fn on_message(&mut self, settings: &Settings, envelope: Envelope<'_>) {
         let session = &self.session;
-        let Some(registration) = &self.registration else {
+        let registration = self.registration.as_ref();
+        let is_known = settings.actions.contains_key(envelope.action.as_ref());
+        if registration.is_none() && (is_known || settings.server.protocol.needs_registration()) {
             return session.send_error(envelope.id.as_ref(), ErrorCode::NotRegistered, "send `register` first");
-        };
-        if let Some(user) = &registration.user_id
+        }
+        let connection_id = registration.map(|registration| Arc::clone(&registration.connection_id));
+        let user_id = registration.and_then(|registration| registration.user_id.clone());
+        if let Some(user) = &user_id
             && let Err(retry_after_ms) = self.node.users.take(user, &settings.limits)
         {
             return rate_limited(
@@ -92,7 +99,6 @@ impl SessionTask {
         if !self.note_debt(settings, &envelope, !matches!(destination, Destination::Handler)) {
             return;
         }
-        let (connection_id, user_id) = (Arc::clone(&registration.connection_id), registration.user_id.clone());
         let mut awaited =
             Awaited { sequence: self.sequence, client_id: envelope.id.clone(), has_receipt: envelope.receipt, is_answered_as: None };
         let data = || envelope.data.map_or(Json::NULL, Json::from);
@@ -100,7 +106,7 @@ impl SessionTask {
             Destination::Worker => {
                 let job = Job {
                     session: session.id.clone(),
-                    connection_id,
+                    connection_id: connection_id.unwrap_or_default(),
                     user_id,
                     data: data(),
                     action: envelope.action.into_owned(),
@@ -175,7 +181,7 @@ impl SessionTask {
         let client_id = fallback.client_id.clone();
         match self.node.calls.offer(&self.node, session, Box::new(fallback)) {
             // Nothing is stored for these; the receipt says that the server took it.
-            Ok(()) if has_receipt => session.send(frame::bare("accepted", client_id.as_ref())),
+            Ok(()) if has_receipt => session.send_bare("accepted", client_id.as_ref()),
             Ok(()) => {}
             Err(fallback) => {
                 session.answer(fallback.sequence, client_id.is_some(), |session| {
@@ -199,11 +205,12 @@ enum Destination {
     Handler,
 }
 
-fn destination(settings: &Settings, registration: &Registration, envelope: &Envelope<'_>) -> Result<Destination, UnreadableError> {
-    let ListAction { list, handle } = match settings.actions.get(envelope.action.as_ref()) {
-        None => return Ok(Destination::Handler),
-        Some(ActionSettings::Plugin(_)) => return Ok(Destination::Worker),
-        Some(ActionSettings::List(action)) => action,
+/// Actions of the config are for those who have registered.
+fn destination(settings: &Settings, registration: Option<&Registration>, envelope: &Envelope<'_>) -> Result<Destination, UnreadableError> {
+    let (ListAction { list, handle }, registration) = match (settings.actions.get(envelope.action.as_ref()), registration) {
+        (None, _) | (_, None) => return Ok(Destination::Handler),
+        (Some(ActionSettings::Plugin(_)), Some(_)) => return Ok(Destination::Worker),
+        (Some(ActionSettings::List(action)), Some(registration)) => (action, registration),
     };
     let (connection_id, user_id) = (registration.typed_connection_id(), registration.typed_user_id());
     let item = PhpJob { connection_id, user_id, frame: envelope.frame, handle, time_ms: unix_ms() }.encode()?;
@@ -242,7 +249,7 @@ fn on_stored(session: Arc<Session>, awaited: Awaited) -> OnStored {
             Stored::Yes => {
                 let send = |session: &Session| {
                     if has_receipt {
-                        session.send(frame::bare("accepted", id));
+                        session.send_bare("accepted", id);
                     }
                 };
                 let Some(action) = is_answered_as else {
@@ -250,7 +257,7 @@ fn on_stored(session: Arc<Session>, awaited: Awaited) -> OnStored {
                 };
                 session.answer(sequence, id.is_some(), |session| {
                     send(session);
-                    session.send(frame::message(&action, id, &Json::NULL));
+                    session.send(session.message(&action, id, &Json::NULL));
                 });
                 return;
             }
@@ -266,8 +273,7 @@ fn on_stored(session: Arc<Session>, awaited: Awaited) -> OnStored {
 
 fn rate_limited(node: &Node, session: &Session, id: Option<&ClientId>, (sentence, retry_after_ms): (&str, u64)) {
     node.refusals.note("rate_limited", session.ip, sentence);
-    metrics::counter!("plugsocket_errors_sent_total", "code" => "rate_limited").increment(1);
-    session.send(frame::error(id, ErrorCode::RateLimited.as_str(), sentence, Some(retry_after_ms)));
+    session.send_error_after(id, ErrorCode::RateLimited, sentence, Some(retry_after_ms));
 }
 
 fn envelope_limits(limits: &Limits) -> EnvelopeLimits {

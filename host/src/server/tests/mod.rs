@@ -3,6 +3,8 @@
 mod door;
 mod dying;
 mod ending;
+mod flat;
+mod flat_ids;
 mod harness;
 mod http;
 #[path = "../../../../tests/keys/issuer.rs"]
