@@ -89,6 +89,10 @@ async fn shows(tab: &Tab, selector: &str, text: &str) {
     tab.wait_until(&format!("document.querySelector({selector:?}).innerText === {text:?}"), PATIENCE).await;
 }
 
+/// From now on whatever the page says of who is typing goes into `window.typed`: a notice lapses, and a slow machine may look too late.
+const WATCH_TYPING: &str = "window.typed = []; new MutationObserver(() => window.typed.push(document.querySelector('#typing').textContent)) \
+    .observe(document.querySelector('#typing'), { childList: true })";
+
 async fn rename(tab: &Tab, nickname: &str) {
     tab.click("#members .own").await;
     tab.wait_until("document.querySelector('#rename-dialog').open", PATIENCE).await;
@@ -111,8 +115,9 @@ async fn tabs_show_who_is_here_and_typing_and_write_privately_under_changing_nam
     bob.click("#who").await; // asks `members`
     here(&bob, "bob (you), ada, cleo").await;
 
+    bob.evaluate(WATCH_TYPING).await;
     ada.fill("#text", "a secr").await;
-    shows(&bob, "#typing", "ada is typing …").await;
+    bob.wait_until("window.typed.includes('ada is typing …')", PATIENCE).await;
     shows(&bob, "#typing", "").await; // lapses by itself
     assert_eq!(ada.text("#typing").await, "", "one is not told of oneself");
 
