@@ -218,6 +218,10 @@ impl Presence for Recorder {
     async fn members(&self, _group: &str) -> Result<Vec<ConnectionInfo>, QueueError> {
         Ok(self.known.lock().unwrap().iter().cloned().collect())
     }
+
+    async fn online(&self) -> Result<u64, QueueError> {
+        Ok(0)
+    }
 }
 
 #[async_trait]

@@ -22,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::listener::Bounded;
 use super::metrics::Metrics;
+use super::queries;
 use crate::config::LiveSettings;
-use crate::queue::{Outbox, QueueError};
+use crate::queue::{Outbox, Presence, QueueError};
 use crate::wire::codes::check_action;
 use crate::wire::delivery::{Address, Body, Delivery};
 use crate::wire::json::Json;
@@ -49,6 +50,8 @@ pub struct Page {
 pub struct Ops {
     /// Where sends go.
     pub outbox: Arc<dyn Outbox>,
+    /// Who is asked for connections.
+    pub presence: Arc<dyn Presence>,
     /// What `/readyz` says.
     pub readiness: Readiness,
     /// What `/metrics` says.
@@ -96,7 +99,16 @@ impl Ops {
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .route("/metrics", get(|State(ops): State<Arc<Ops>>| async move { ops.metrics.render() }))
-            .route("/v1/send", post(send));
+            .route("/v1/send", post(send))
+            .merge(queries::routes())
+            .method_not_allowed_fallback(|| async {
+                refusal(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "method",
+                    "this path is not served with this method; the header `Allow` has those that are",
+                )
+            })
+            .fallback(|| async { refusal(StatusCode::NOT_FOUND, "no_such_path", "nothing is served at this path") });
         for Page { path, content_type, body } in pages {
             let serve = move || async move { ([(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-cache")], body) };
             router = router.route(path, get(serve));
@@ -173,11 +185,7 @@ async fn send(State(ops): State<Arc<Ops>>, headers: HeaderMap, body: Bytes) -> R
     match sent {
         Ok(()) => (StatusCode::ACCEPTED, JsonBody(json!({"accepted": true}))).into_response(),
         Err(QueueError::Invalid(reason)) => refusal(StatusCode::BAD_REQUEST, "bad_request", &reason),
-        Err(error) => {
-            let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, "busy", &error.to_string());
-            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
-            response
-        }
+        Err(error) => not_served(&error),
     }
 }
 
@@ -197,7 +205,14 @@ fn delivery(body: SendBody, action_bytes_max: usize) -> Result<Delivery, String>
     Ok(Delivery { to, except, body: Body::Message { action: body.action, data }, origin: None })
 }
 
-fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
+/// The queue can't be reached, or refuses.
+pub(super) fn not_served(error: &QueueError) -> Response {
+    let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, "busy", &error.to_string());
+    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+    response
+}
+
+pub(super) fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
     (status, JsonBody(json!({"error": {"code": code, "message": message}}))).into_response()
 }
 

@@ -24,7 +24,7 @@ use crate::wire::delivery::Delivery;
 use crate::wire::ids::NodeId;
 use crate::wire::job::Job;
 
-pub use self::presence::{Adoption, Entry, Estate, NodeFeed, NodeLease, Presence};
+pub use self::presence::{Adoption, Entry, Estate, LOOKUP_MAX, NodeFeed, NodeLease, Presence};
 pub use self::store_limits::{STORE_KEY_BYTES_MAX, STORE_LIST_MAX, STORE_VALUE_BYTES_MAX};
 use self::store_limits::{check_store_request, store_ttl};
 

@@ -19,6 +19,7 @@ mod lease;
 mod line;
 mod link;
 mod local;
+mod online;
 mod orphans;
 mod outbox;
 mod pace;

@@ -194,6 +194,10 @@ impl Presence for TestQueue {
     async fn members(&self, _group: &str) -> Result<Vec<ConnectionInfo>, QueueError> {
         Ok(Vec::new())
     }
+
+    async fn online(&self) -> Result<u64, QueueError> {
+        Ok(0)
+    }
 }
 
 struct Feed {
