@@ -95,8 +95,8 @@ async fn channels_on_two_servers_let_in_whom_the_application_has_signed_for() {
     assert_eq!(reply["members"], json!([member(8), member(7)]));
     assert_eq!(ada.next_action("joining").await, news(8));
     tab.request("subscribe", authorize(&tab_id, ROOM, soon(), Some(8))).await;
-    bob.close().await;
     tab.request("unsubscribe", json!({ "channel": ROOM })).await;
+    bob.close().await; // Nobody but the handler knows.
     assert_eq!(ada.next_action("leaving").await, news(8));
     let rest = ada.drain(QUIET).await;
     assert!(rest.iter().all(|frame| frame["action"] != "joining" && frame["action"] != "leaving"), "each user is told once: {rest:?}");
