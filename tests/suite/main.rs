@@ -6,6 +6,7 @@ mod harness;
 
 mod anew;
 mod bad_input;
+mod channels;
 mod config;
 mod conformance;
 mod crash;

@@ -89,8 +89,8 @@ async fn shows(tab: &Tab, selector: &str, text: &str) {
     tab.wait_until(&format!("document.querySelector({selector:?}).innerText === {text:?}"), PATIENCE).await;
 }
 
-/// From now on whatever the page says of who is typing goes into `window.typed`: a notice lapses, and a slow machine may look too late.
-const WATCH_TYPING: &str = "window.typed = []; new MutationObserver(() => window.typed.push(document.querySelector('#typing').textContent)) \
+/// From now on whatever the page says of who is typing goes into `window.typingSeen`: a notice lapses, and a slow machine may look too late.
+const WATCH_TYPING: &str = "window.typingSeen = []; new MutationObserver(() => window.typingSeen.push(document.querySelector('#typing').textContent)) \
     .observe(document.querySelector('#typing'), { childList: true })";
 
 async fn rename(tab: &Tab, nickname: &str) {
@@ -117,7 +117,7 @@ async fn tabs_show_who_is_here_and_typing_and_write_privately_under_changing_nam
 
     bob.evaluate(WATCH_TYPING).await;
     ada.fill("#text", "a secr").await;
-    bob.wait_until("window.typed.includes('ada is typing …')", PATIENCE).await;
+    bob.wait_until("window.typingSeen.includes('ada is typing …')", PATIENCE).await;
     shows(&bob, "#typing", "").await; // lapses by itself
     assert_eq!(ada.text("#typing").await, "", "one is not told of oneself");
 

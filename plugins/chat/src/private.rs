@@ -64,7 +64,7 @@ mod tests {
         context
     }
 
-    fn whisper(context: &MockContext, to_user: Value, text: &str) -> Outcome {
+    fn whisper(context: &MockContext, to_user: &Value, text: &str) -> Outcome {
         PrivateText.handle(&testing::message("private_text").user("ada").data(json!({ "to_user": to_user, "text": text })).build(), context)
     }
 
@@ -79,7 +79,7 @@ mod tests {
     fn reaches_the_user_and_the_senders_other_connections() {
         for to_user in [json!(7), json!("7")] {
             let context = world();
-            assert_eq!(whisper(&context, to_user, "psst"), Ok(Reply::json(json!({ "message_id": "m1" }))));
+            assert_eq!(whisper(&context, &to_user, "psst"), Ok(Reply::json(json!({ "message_id": "m1" }))));
             let sent = context.sent();
             let targets: Vec<_> = sent.iter().map(|sent| (sent.to.clone(), sent.except.as_deref())).collect();
             assert_eq!(targets, [(Target::User("7".to_owned()), Some("c1")), (Target::User("ada".to_owned()), Some("c1"))]);
@@ -94,19 +94,19 @@ mod tests {
     #[test]
     fn a_note_to_oneself_is_sent_once() {
         let context = world();
-        whisper(&context, json!("ada"), "remember").unwrap();
+        whisper(&context, &json!("ada"), "remember").unwrap();
         assert_eq!(context.sent().len(), 1);
         assert_eq!(context.sent()[0].except.as_deref(), Some("c1"));
     }
 
     #[test]
     fn nobody_there_and_bad_texts_are_refused() {
-        assert_eq!(code(whisper(&world(), json!("eve"), "psst")), "user_offline");
-        assert_eq!(code(whisper(&world(), json!(7), "")), "bad_text");
-        assert_eq!(code(whisper(&world(), json!(7), &"é".repeat(2001))), "bad_text");
-        assert_eq!(code(whisper(&world(), json!([7]), "psst")), "bad_data");
+        assert_eq!(code(whisper(&world(), &json!("eve"), "psst")), "user_offline");
+        assert_eq!(code(whisper(&world(), &json!(7), "")), "bad_text");
+        assert_eq!(code(whisper(&world(), &json!(7), &"é".repeat(2001))), "bad_text");
+        assert_eq!(code(whisper(&world(), &json!([7]), "psst")), "bad_data");
         let context = world();
         context.fail_with(Some("queue is away"));
-        assert_eq!(whisper(&context, json!(7), "psst"), Err(Failure::retry("queue is away")));
+        assert_eq!(whisper(&context, &json!(7), "psst"), Err(Failure::retry("queue is away")));
     }
 }
