@@ -158,7 +158,8 @@ fn fault_of(settings: &Settings, entry: &ActionSettings) -> Option<&'static str>
     let faults = [
         (
             settings.queue == "memory",
-            "a `list` needs Redis, and the queue is in memory: name a plugin instead, or run plugsocket-server and plugsocket-worker",
+            "a `list` needs Redis, and the queue is in memory: name a plugin instead, or start `plugsocket dev` with \
+             --queue redis://127.0.0.1:6379",
         ),
         (list.is_empty(), "`list` is empty; the PHP package's is queues:NAME_in"),
         (handle.is_empty(), "`handle` is empty: name the PHP class that handles it"),

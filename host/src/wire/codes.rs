@@ -24,6 +24,25 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::BadFrame,
+        Self::NotRegistered,
+        Self::Refused,
+        Self::Busy,
+        Self::Unconfirmed,
+        Self::RateLimited,
+        Self::Failed,
+        Self::Timeout,
+        Self::Unavailable,
+    ];
+
+    /// After how long another attempt is worth it, when nothing better is known.
+    #[must_use]
+    pub fn retry_after_ms(self) -> Option<u64> {
+        matches!(self, Self::Busy | Self::RateLimited).then_some(1000)
+    }
+
     /// The code as it stands in the frame.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -42,6 +42,18 @@ impl Protocol {
         self == Self::Envelope
     }
 
+    /// Whether a client that does not register is sent away.
+    #[must_use]
+    pub fn needs_registration(self) -> bool {
+        self == Self::Envelope
+    }
+
+    /// Whether several sockets may have one connection id: the newest gets what is sent to it, and the others stay.
+    #[must_use]
+    pub fn shares_ids(self) -> bool {
+        self == Self::Flat
+    }
+
     /// A message or a reply.
     #[must_use]
     pub fn message(self, action: &str, id: Option<&ClientId>, data: &Json) -> Bytes {
