@@ -59,7 +59,8 @@ async fn php_and_a_plugin_serve_the_same_client_side_by_side() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn php_reads_whatever_a_client_sent() {
-    let app = App::start_with(1, 0, |config| with_php(config).with("limits.json_depth_max", 2000).with("actions.length", served_by("Length")));
+    let app =
+        App::start_with(1, 0, |config| with_php(config).with("limits.json_depth_max", 2000).with("actions.length", served_by("Length")));
     let php = worker(&app);
     let mut client = Client::enter(&app.urls()[0], "Ada").await;
     let nested = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));

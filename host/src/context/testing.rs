@@ -11,7 +11,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time;
 
 use crate::queue::{
-    Adoption, Consumer, Entry, Full, Health, Inbox, ListItem, NodeFeed, OnStored, Outbox, Presence, Queue, QueueError, Receipt, Store, Taken, Verdict,
+    Adoption, Consumer, Entry, Full, Health, Inbox, ListItem, NodeFeed, OnStored, Outbox, Presence, Queue, QueueError, Receipt, Store,
+    Taken, Verdict,
 };
 use crate::wire::delivery::Delivery;
 use crate::wire::ids::{NodeId, SessionId};

@@ -76,11 +76,7 @@ pub fn parse(item: &[u8], limit: usize) -> Result<Delivery, PhpItemError> {
     let user = id_text("user_id", &item.to.user_id)?.map(Address::User);
     let group = id_text("group", &item.to.group)?.map(Address::Group);
     let except = id_text("except", &item.to.except)?;
-    let to = if is_truthy(&item.to.broadcast) {
-        vec![Address::All]
-    } else {
-        connection.into_iter().chain(user).chain(group).collect()
-    };
+    let to = if is_truthy(&item.to.broadcast) { vec![Address::All] } else { connection.into_iter().chain(user).chain(group).collect() };
     if to.is_empty() {
         return Err(PhpItemError::Nobody);
     }
@@ -157,7 +153,8 @@ mod tests {
         for empty in ["null", "false", "\"\"", "[]", "{}"] {
             assert_eq!(to(&format!(r#"{{"user_id":{empty},"except":{empty},"group":"g"}}"#)).unwrap(), [Address::Group("g".to_owned())]);
         }
-        for (id, text) in [("0", "0"), ("-7", "-7"), ("9007199254740993", "9007199254740993"), ("-9223372036854775808", "-9223372036854775808")]
+        for (id, text) in
+            [("0", "0"), ("-7", "-7"), ("9007199254740993", "9007199254740993"), ("-9223372036854775808", "-9223372036854775808")]
         {
             assert_eq!(to(&format!(r#"{{"user_id":{id}}}"#)).unwrap(), [Address::User(text.to_owned())]);
         }

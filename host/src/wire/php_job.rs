@@ -132,8 +132,7 @@ mod tests {
             (job(frame, ("7", true), Some(("-8", true))), r#"{"connection_id":7,"user_id":-8,"#),
             (job(frame, ("7", false), Some(("a\"b", false))), r#"{"connection_id":"7","user_id":"a\"b","#),
         ];
-        let end =
-            r#""data":{"action":"legacy", "data":{"url":"http:\/\/x\/"},"n":1.0},"handle":"\\Chat\\Actions\\X","meta":{"time":1700000000}}"#;
+        let end = r#""data":{"action":"legacy", "data":{"url":"http:\/\/x\/"},"n":1.0},"handle":"\\Chat\\Actions\\X","meta":{"time":1700000000}}"#;
         for (job, start) in cases {
             assert_eq!(job.encode().unwrap(), format!("{start}{end}"));
         }

@@ -30,7 +30,8 @@ impl Lists {
         if let Some(list) = lists.get(name) {
             return Arc::clone(list);
         }
-        let list = Arc::new(List { key: format!("{prefix}{name}"), waiting_max, is_used: AtomicBool::default(), complained: Mutex::default() });
+        let list =
+            Arc::new(List { key: format!("{prefix}{name}"), waiting_max, is_used: AtomicBool::default(), complained: Mutex::default() });
         lists.insert(name.to_owned(), Arc::clone(&list));
         list
     }
@@ -129,7 +130,8 @@ impl List {
 
 impl Redis {
     pub(super) fn push_item(&self, offered: ListItem, on_stored: OnStored) -> Result<(), Full<ListItem>> {
-        let permit = if self.connector.partitions() == 0 { None } else { self.batcher.try_reserve(PUSH_OVERHEAD_BYTES + offered.item.len()) };
+        let permit =
+            if self.connector.partitions() == 0 { None } else { self.batcher.try_reserve(PUSH_OVERHEAD_BYTES + offered.item.len()) };
         let Some(permit) = permit else { return Err(Full { offered, on_stored }) };
         let list = self.lists.get(&offered.list, &self.options.php_prefix, self.options.php_waiting_max);
         list.is_used.store(true, Relaxed);
@@ -159,7 +161,8 @@ pub(super) async fn watch(redis: Arc<Redis>) {
         for (index, list) in used.iter().enumerate() {
             let waiting = answers.get(index).and_then(integer);
             if let Some(waiting) = waiting {
-                metrics::gauge!("plugsocket_php_list_waiting", "list" => list.key.clone()).set(f64::from(u32::try_from(waiting).unwrap_or(u32::MAX)));
+                metrics::gauge!("plugsocket_php_list_waiting", "list" => list.key.clone())
+                    .set(f64::from(u32::try_from(waiting).unwrap_or(u32::MAX)));
             }
             if waiting != Some(0) {
                 list.is_used.store(true, Relaxed);

@@ -9,8 +9,8 @@ use plugsocket_plugin::call::{ConnectionInfo, StoreAnswer, StoreRequest};
 use tokio::sync::{mpsc, watch};
 
 use crate::queue::{
-    Adoption, Consumer, Entry, Estate, Full, Health, Inbox, ListItem, NodeFeed, NodeLease, OnStored, Outbox, Presence, Queue, QueueError, Store,
-    Stored,
+    Adoption, Consumer, Entry, Estate, Full, Health, Inbox, ListItem, NodeFeed, NodeLease, OnStored, Outbox, Presence, Queue, QueueError,
+    Store, Stored,
 };
 use crate::wire::delivery::Delivery;
 use crate::wire::ids::{NodeId, SessionId};
