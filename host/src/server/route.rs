@@ -112,12 +112,12 @@ impl SessionTask {
                     unserved: 0,
                     scheduled_id: None,
                 };
-                self.offer(job, awaited, settings.limits.queue_wait, |inbox, job, on_stored| inbox.offer(job, on_stored));
+                self.offer(job, awaited, settings.limits.queue_wait, <dyn Inbox as Inbox>::offer);
             }
             Destination::List(item) => {
                 // PHP's worker knows nothing of the request: that it has been pushed is all the answer there will be.
                 awaited.is_answered_as = envelope.id.is_some().then(|| envelope.action.into_owned());
-                self.offer(item, awaited, settings.limits.queue_wait, |inbox, item, on_stored| inbox.push(item, on_stored));
+                self.offer(item, awaited, settings.limits.queue_wait, <dyn Inbox as Inbox>::push);
             }
             Destination::Handler => {
                 let fallback = Fallback {
@@ -187,7 +187,7 @@ impl SessionTask {
 }
 
 /// Which of the queue's doors something goes through.
-type Offer<T> = fn(&dyn Inbox, T, OnStored) -> Result<(), Full<T>>;
+type Offer<T> = fn(&(dyn Inbox + 'static), T, OnStored) -> Result<(), Full<T>>;
 
 /// Who serves a message.
 enum Destination {
