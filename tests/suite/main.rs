@@ -24,6 +24,7 @@ mod php_actions;
 mod php_input;
 mod plugins_tool;
 mod poison;
+mod queries;
 mod queue_tool;
 mod reload;
 mod runners;

@@ -44,9 +44,9 @@ pub(super) fn routes() -> Router<Arc<Ops>> {
 
 /// `GET /v1/connections/{id}`: the connection with this public id or session id.
 async fn connection(State(ops): State<Arc<Ops>>, id: Id) -> Response {
-    let id = match id {
-        Ok(Path(id)) => id,
-        Err(rejection) => return bad_path(&rejection),
+    let id = match given(id) {
+        Ok(id) => id,
+        Err(reason) => return bad_path(&reason),
     };
     match ops.presence.connection(&id).await {
         Ok(Some(info)) => JsonBody(Connection::from(info)).into_response(),
@@ -57,17 +57,17 @@ async fn connection(State(ops): State<Arc<Ops>>, id: Id) -> Response {
 
 /// `GET /v1/users/{id}/connections`
 async fn user_connections(State(ops): State<Arc<Ops>>, id: Id) -> Response {
-    match id {
-        Ok(Path(id)) => list(ops.presence.user_connections(&id).await),
-        Err(rejection) => bad_path(&rejection),
+    match given(id) {
+        Ok(id) => list(ops.presence.user_connections(&id).await),
+        Err(reason) => bad_path(&reason),
     }
 }
 
 /// `GET /v1/groups/{name}/connections`
 async fn members(State(ops): State<Arc<Ops>>, name: Id) -> Response {
-    match name {
-        Ok(Path(name)) => list(ops.presence.members(&name).await),
-        Err(rejection) => bad_path(&rejection),
+    match given(name) {
+        Ok(name) => list(ops.presence.members(&name).await),
+        Err(reason) => bad_path(&reason),
     }
 }
 
@@ -100,9 +100,16 @@ fn failed(error: &QueueError) -> Response {
     }
 }
 
-fn bad_path(rejection: &PathRejection) -> Response {
-    let reason = format!("an id in the path must be percent-encoded UTF-8 ({})", rejection.body_text());
-    refusal(StatusCode::BAD_REQUEST, "bad_request", &reason)
+fn given(id: Id) -> Result<String, String> {
+    match id {
+        Ok(Path(id)) if id.is_empty() => Err("the id in the path is empty".to_owned()),
+        Ok(Path(id)) => Ok(id),
+        Err(rejection) => Err(format!("the id in the path must be percent-encoded UTF-8 ({})", rejection.body_text())),
+    }
+}
+
+fn bad_path(reason: &str) -> Response {
+    refusal(StatusCode::BAD_REQUEST, "bad_request", reason)
 }
 
 #[cfg(test)]
