@@ -57,7 +57,7 @@ async fn each_server_answers_for_all_of_them() {
 
 #[tokio::test]
 async fn what_is_asked_wrongly_is_refused_with_a_code() {
-    let app = App::start_with(1, 0, |config| config.with("ops.token", "secret"));
+    let app = App::start_with(1, 0, |config| config.with("ops.token", "secret").with("ops.body_max", "4KiB"));
     let ops = app.servers[0].ops_url();
     let get = |path: &str, token: &str| http::request("GET", &format!("{ops}{path}"), &[("Authorization", token)], "");
     let paths = ["v1/online", "v1/connections/x", "v1/users/7/connections", "v1/groups/g/connections", "v1/nothing"];
@@ -78,6 +78,9 @@ async fn what_is_asked_wrongly_is_refused_with_a_code() {
     ] {
         assert_eq!(code(&get(path, "Bearer secret")), (status, word.to_owned()), "{path}");
     }
+    let auth = [("Authorization", "Bearer secret"), ("Content-Type", "application/json")];
+    let large = format!(r#"{{"to":{{"all":true}},"action":"a","data":"{}"}}"#, "x".repeat(5000));
+    assert_eq!(code(&http::request("POST", &format!("{ops}v1/send"), &auth, &large)), (413, "too_large".to_owned()));
     let long = "x".repeat(4000);
     assert_eq!(get(&format!("v1/users/{long}/connections"), "Bearer secret").json(), json!({"connections": []}));
 }

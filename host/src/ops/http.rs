@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Json as JsonBody;
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -161,7 +162,7 @@ async fn ready(State(ops): State<Arc<Ops>>) -> Response {
 }
 
 /// `POST /v1/send {"to": {"connection_id" | "user_id" | "group" | "all", "except"?}, "action", "data"?}`
-async fn send(State(ops): State<Arc<Ops>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn send(State(ops): State<Arc<Ops>>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
     // A page may post a form or plain text to any address without being asked; JSON it may not.
     let is_json = headers
         .get(header::CONTENT_TYPE)
@@ -170,6 +171,14 @@ async fn send(State(ops): State<Arc<Ops>>, headers: HeaderMap, body: Bytes) -> R
     if !is_json {
         return refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", "send `Content-Type: application/json`");
     }
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            let reason = format!("the body is over the limit of {} bytes (ops.body_max)", ops.body_bytes_max);
+            return refusal(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &reason);
+        }
+        Err(rejection) => return refusal(StatusCode::BAD_REQUEST, "bad_request", &rejection.body_text()),
+    };
     let delivery =
         match serde_json::from_slice(&body).map_err(|error| error.to_string()).and_then(|body| delivery(body, &ops.settings.load())) {
             Ok(delivery) => delivery,

@@ -115,7 +115,11 @@ mod tests {
         }
         for protocol in [Protocol::Envelope, Protocol::Flat] {
             assert!(protocol.check_action("register", 128).is_err());
-            assert!(protocol.check_action("", 128).is_err() && protocol.check_action("a\n", 128).is_err() && protocol.check_action("abc", 2).is_err());
+            assert!(
+                protocol.check_action("", 128).is_err()
+                    && protocol.check_action("a\n", 128).is_err()
+                    && protocol.check_action("abc", 2).is_err()
+            );
         }
     }
 }

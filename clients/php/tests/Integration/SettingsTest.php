@@ -84,10 +84,10 @@ final class SettingsTest extends TestCase
     public function testTheServersOwnLimitIsARefusal(): void
     {
         $websocket = Websocket::http(self::$services->apis[0], 's3cret/+=');
-        $error = self::refused(Refused::class, static fn () => $websocket->all()->send('note', str_repeat('x', 5_000)));
-        self::assertSame(413, $error->status);
-        $error = self::refused(Refused::class, static fn () => $websocket->all()->send('note', str_repeat('x', 1_000_000)));
-        self::assertSame(413, $error->status);
+        foreach ([5_000, 1_000_000] as $bytes) {
+            $error = self::refused(Refused::class, static fn () => $websocket->all()->send('note', str_repeat('x', $bytes)), 'ops.body_max');
+            self::assertSame([413, 'too_large'], [$error->status, $error->errorCode]);
+        }
         $flat = Websocket::http(self::$services->apis[0], 's3cret/+=', flat: true);
         $error = self::refused(Refused::class, static fn () => $flat->all()->send('ping'), 'bad_request', 'system action');
         self::assertSame(400, $error->status);

@@ -51,6 +51,8 @@ final class Laravel
      */
     public function post(string $path, array $data, array $headers = []): Response
     {
+        // Between requests there would be another process, or Octane: guards keep their user.
+        Auth::forgetGuards();
         $request = Request::create($path, 'POST', $data, [], [], ['HTTP_ACCEPT' => 'application/json']);
         $request->headers->add($headers);
 
