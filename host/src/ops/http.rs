@@ -24,9 +24,8 @@ use tokio_util::sync::CancellationToken;
 use super::listener::Bounded;
 use super::metrics::Metrics;
 use super::queries;
-use crate::config::LiveSettings;
+use crate::config::{LiveSettings, Settings};
 use crate::queue::{Outbox, Presence, QueueError};
-use crate::wire::codes::check_action;
 use crate::wire::delivery::{Address, Body, Delivery};
 use crate::wire::json::Json;
 
@@ -180,13 +179,11 @@ async fn send(State(ops): State<Arc<Ops>>, headers: HeaderMap, body: Result<Byte
         }
         Err(rejection) => return refusal(StatusCode::BAD_REQUEST, "bad_request", &rejection.body_text()),
     };
-    let delivery = match serde_json::from_slice(&body)
-        .map_err(|error| error.to_string())
-        .and_then(|body| delivery(body, ops.settings.load().limits.action_bytes_max))
-    {
-        Ok(delivery) => delivery,
-        Err(reason) => return refusal(StatusCode::BAD_REQUEST, "bad_request", &reason),
-    };
+    let delivery =
+        match serde_json::from_slice(&body).map_err(|error| error.to_string()).and_then(|body| delivery(body, &ops.settings.load())) {
+            Ok(delivery) => delivery,
+            Err(reason) => return refusal(StatusCode::BAD_REQUEST, "bad_request", &reason),
+        };
     let sent = match ops.outbox.send(delivery).await {
         Ok(()) => ops.outbox.flush().await,
         Err(error) => Err(error),
@@ -198,7 +195,7 @@ async fn send(State(ops): State<Arc<Ops>>, headers: HeaderMap, body: Result<Byte
     }
 }
 
-fn delivery(body: SendBody, action_bytes_max: usize) -> Result<Delivery, String> {
+fn delivery(body: SendBody, settings: &Settings) -> Result<Delivery, String> {
     let SendTo { connection_id, user_id, group, all, except } = body.to;
     let mut to = Vec::new();
     to.extend(connection_id.map(|id| Address::Connection(id.to_string())));
@@ -208,7 +205,7 @@ fn delivery(body: SendBody, action_bytes_max: usize) -> Result<Delivery, String>
     if to.is_empty() {
         return Err("`to` needs at least one of `connection_id`, `user_id`, `group`, `all`".to_owned());
     }
-    check_action(&body.action, action_bytes_max)?;
+    settings.server.protocol.check_action(&body.action, settings.limits.action_bytes_max)?;
     let data = body.data.as_deref().map_or(Json::NULL, Json::from);
     let except = except.map(|id| id.to_string());
     Ok(Delivery { to, except, body: Body::Message { action: body.action, data }, origin: None })
@@ -253,7 +250,8 @@ mod tests {
 
     #[test]
     fn a_send_needs_an_address_and_a_usable_action() {
-        let parse = |text: &str| delivery(serde_json::from_str(text).unwrap(), 128);
+        let settings = Settings::default();
+        let parse = |text: &str| delivery(serde_json::from_str(text).unwrap(), &settings);
         assert!(parse(r#"{"to":{},"action":"a"}"#).unwrap_err().contains("`to` needs"));
         assert!(parse(r#"{"to":{"all":true},"action":"error"}"#).unwrap_err().contains("system action"));
         let good = parse(r#"{"to":{"user_id":7,"except":"c"},"action":"a","data":{"x":1}}"#).unwrap();

@@ -84,20 +84,19 @@ pub(crate) async fn enter(node: &Node, entry: &Entry, at_entry: impl FnOnce()) -
 pub(crate) async fn leave(node: &Node, session: &SessionId, is_gone: bool) {
     let announced = node.roster.announced(session);
     let guards = node.gates.pass(&[announced.as_ref()]).await;
-    let had_its_id =
-        announced.is_some_and(|entry| node.roster.holder(&entry.connection_id).is_some_and(|holder| holder.session == *session));
     let departure = if is_gone { node.roster.remove(session) } else { node.roster.vacate(session) };
     let Some(entry) = departure else { return };
     if let Err(error) = node.queue.presence.leave(&entry).await {
         tracing::warn!(%session, %error, "the queue was not told yet that a connection left");
     }
     drop(guards);
-    if had_its_id {
+    if node.settings.load().server.protocol.shares_ids() {
         hand_back(node, &entry.connection_id).await;
     }
 }
 
-/// Has the queue find an older session of this node by the public id that a newer one has left to it, unless another one came meanwhile.
+/// Has the queue find the session of this node that a public id means now, unless it knows another one: also when an older one left, which it
+/// may have known instead since it lost its data.
 async fn hand_back(node: &Node, connection_id: &str) {
     let Some(heir) = node.roster.holder(connection_id) else { return };
     // Whatever else is told of this session goes through the gate of its public id as well.

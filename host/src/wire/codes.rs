@@ -150,17 +150,3 @@ impl CloseCode {
 }
 
 pub use plugsocket_plugin::call::SYSTEM_ACTIONS;
-
-/// Whether somebody other than the server may send this action to clients.
-///
-/// # Errors
-/// A sentence that says why not.
-pub fn check_action(action: &str, action_bytes_max: usize) -> Result<(), String> {
-    if SYSTEM_ACTIONS.contains(&action) {
-        return Err(format!("`{action}` is a system action; choose another name"));
-    }
-    if action.is_empty() || action.len() > action_bytes_max || action.chars().any(char::is_control) {
-        return Err(format!("the action must have 1 to {action_bytes_max} bytes and no control characters"));
-    }
-    Ok(())
-}
