@@ -31,8 +31,9 @@ final class WebsocketServiceProvider extends ServiceProvider
         if ($this->app->runningInConsole()) {
             $this->publishes([self::CONFIG => $this->app->configPath('websocket.php')], ['plugsocket', 'websocket-config']);
         }
-        $this->callAfterResolving(BroadcastManager::class, static function (BroadcastManager $manager): void {
-            $manager->extend('plugsocket', static fn ($app, array $config) => new PlugsocketBroadcaster(
+        $this->callAfterResolving(BroadcastManager::class, function (BroadcastManager $manager): void {
+            // Not static: newer managers bind it to themselves.
+            $manager->extend('plugsocket', fn ($app, array $config) => new PlugsocketBroadcaster(
                 static fn () => $app->make(Websocket::class),
                 static fn () => new ChannelAuth((string) ($config['secret'] ?? $app['config']->get('websocket.secret') ?? '')),
             ));

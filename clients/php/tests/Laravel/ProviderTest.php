@@ -4,11 +4,13 @@ declare(strict_types=1);
 
 namespace Plugsocket\Tests\Laravel;
 
+use Illuminate\Broadcasting\BroadcastManager;
 use Illuminate\Contracts\Console\Kernel;
 use Illuminate\Foundation\Console\VendorPublishCommand;
 use Illuminate\Support\Facades\Redis;
 use Plugsocket\Exception\NotConfigured;
 use Plugsocket\Exception\Unreachable;
+use Plugsocket\Laravel\PlugsocketBroadcaster;
 use Plugsocket\Laravel\WebsocketServiceProvider;
 use Plugsocket\Tests\Support\Client;
 use Plugsocket\Tests\Support\Laravel;
@@ -99,6 +101,15 @@ final class ProviderTest extends TestCase
         $app->forgetInstance(Websocket::class);
         config(['websocket' => ['queue_name' => 'a', 'connection' => 'nowhere']]);
         self::refused(Unreachable::class, static fn () => websocket()->all()->send('a'), 'nowhere');
+    }
+
+    /** As newer versions of Laravel call it: with the manager as `$this`. */
+    public function testTheDriversCreatorMayBeBoundToTheManager(): void
+    {
+        $app = $this->boot([])->app;
+        $manager = $app->make(BroadcastManager::class);
+        $creator = (new \ReflectionProperty($manager, 'customCreators'))->getValue($manager)['plugsocket'];
+        self::assertInstanceOf(PlugsocketBroadcaster::class, $creator->bindTo($manager, $manager)($app, []));
     }
 
     public function testTheConfigFileIsPublishedByItsTag(): void

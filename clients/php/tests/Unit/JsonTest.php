@@ -85,7 +85,7 @@ final class JsonTest extends TestCase
         yield 'INF' => [[1, -INF], 'data[1]', '-INF'];
         yield 'resource' => [['file' => STDIN], 'data.file', 'resource'];
         yield 'closed resource' => [['file' => $closed], 'data.file', 'resource'];
-        yield 'objects in a circle' => [['order' => $loop], 'data.order.orders[1].customer', 'has itself in it'];
+        yield 'objects in a circle' => [['order' => $loop], "data.order.orders[1].customer can't be sent: it has itself in it. Send the ids"];
         yield 'array in itself' => [$recursive, 'data.self.self', 'has itself in it'];
         yield 'array in itself twice' => [$twice, 'data.a.a', '…', 'has itself in it'];
         yield 'enum' => [['suit' => Suit::Hearts], 'data.suit', 'enum'];
