@@ -7,6 +7,7 @@ mod harness;
 mod anew;
 mod bad_input;
 mod config;
+mod config_import;
 mod conformance;
 mod crash;
 mod crowd;
