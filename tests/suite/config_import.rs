@@ -1,5 +1,7 @@
 //! Promise: the PHP package's config becomes one of ours, by the real PHP, and what can't be read is said.
 
+mod laravel;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -278,7 +280,7 @@ fn wrong_use_is_told_and_nothing_is_overwritten() {
     assert_eq!(fs::read_to_string(app.out()).unwrap(), "mine");
     app.import(&["-o", "plugsocket.toml", "--force", "--handler", "door"]).is(0, &["wrote plugsocket.toml"]);
     assert_eq!(table(&app.out())["server"]["handler"].as_str(), Some("door"));
-    app.import(&["--handler", "no name"]).is(1, &["server.handler", "must be a plugin's name"]);
+    app.import(&["--handler", "no name"]).is(2, &["--handler must be a plugin's name"]);
     app.import(&["-o", "no/where.toml"]).is(1, &["can't write no/where.toml"]);
     let left: Vec<_> = fs::read_dir(app.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().contains(".new")), "{left:?}");

@@ -15,6 +15,7 @@ mod door;
 mod drain;
 mod faults;
 mod flow;
+mod from_laravel;
 mod hostile;
 mod identity;
 mod nodes;

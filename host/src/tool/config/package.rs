@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 /// Keys of `clients/php`, which reads them in PHP's own config.
-const CLIENT_KEYS: [&str; 5] = ["transport", "connection", "url", "token", "secret"];
+const CLIENT_KEYS: [&str; 8] = ["transport", "connection", "url", "token", "timeout", "limit", "protocol", "secret"];
 /// Longest text of a value that is kept as a comment.
 const KEPT_CHARS_MAX: usize = 200;
 /// Longer ones are no names.
@@ -81,9 +81,9 @@ impl Package {
     }
 }
 
-/// `null` is as good as a key that is not there: `env()` without a default gives it.
+/// `null` is as good as a key that is not there: `env()` without a default gives it. So is an empty text, which no key may be.
 fn optional<T>(value: &Value, read: impl FnOnce(&Value) -> Result<T, String>) -> Result<Option<T>, String> {
-    if value.is_null() { Ok(None) } else { read(value).map(Some) }
+    if value.is_null() || value.as_str() == Some("") { Ok(None) } else { read(value).map(Some) }
 }
 
 fn text(value: &Value) -> Result<String, String> {
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(package.connection.as_deref(), Some("queue"));
         assert_eq!(package.client_keys, ["connection", "transport"]);
         assert_eq!(package.unknown, [("api_key".to_owned(), "(not shown)".to_owned()), ("motto".to_owned(), "\"hi\"".to_owned())]);
-        let nothing = Package::read(&json!({"host": null, "port": null, "ssl": null, "actions": [], "handler": null, "queue_name": null}));
+        let nothing = Package::read(&json!({"host": "", "port": null, "ssl": null, "actions": [], "handler": "", "queue_name": null}));
         assert_eq!(nothing, Ok(Package::default()));
     }
 

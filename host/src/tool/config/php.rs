@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 
+use super::package::shown;
 use crate::tool::print::clean;
 use crate::tool::reach::UsageError;
 
@@ -129,18 +130,21 @@ async fn ask(php: Php<'_>, file: &Path, root: &Path, mode: Mode) -> anyhow::Resu
     })?;
     let (out, err) = (child.stdout.take(), child.stderr.take());
     let all = async {
-        let (out, err) = tokio::join!(read(out), read(err));
-        show(&err.text);
-        let is_too_much = out.is_cut || err.is_cut;
-        // Whoever writes without end does not notice that nobody reads.
-        let status = if is_too_much { None } else { Some(child.wait().await?) };
-        anyhow::Ok((status, out.text))
+        // One that writes without end is not waited for: it does not notice that nobody reads.
+        let (out, err) = match tokio::try_join!(read(out), read(err)) {
+            Ok(both) => both,
+            Err(TooMuch(text)) => {
+                show(&text);
+                bail!("PHP wrote more than {} KiB; its beginning stands above", OUTPUT_MAX / 1024);
+            }
+        };
+        show(&err);
+        Ok((child.wait().await?, out))
     };
     let Ok(done) = tokio::time::timeout(php.timeout, all).await else {
         bail!("PHP was not done after {} (--timeout gives it longer)", humantime::format_duration(php.timeout));
     };
-    let (status, out) = done.context("PHP")?;
-    let Some(status) = status else { bail!("PHP wrote more than {} KiB", OUTPUT_MAX / 1024) };
+    let (status, out) = done?;
     answer(&out, &mark, status, file)
 }
 
@@ -159,26 +163,24 @@ fn answer(out: &str, mark: &str, status: ExitStatus, file: &Path) -> anyhow::Res
     }
 }
 
-struct Output {
-    text: String,
-    is_cut: bool,
-}
+/// It wrote more than is read; this is its beginning.
+struct TooMuch(String);
 
-async fn read(stream: Option<impl AsyncRead + Unpin>) -> Output {
+async fn read(stream: Option<impl AsyncRead + Unpin>) -> Result<String, TooMuch> {
     let mut bytes = Vec::new();
     if let Some(stream) = stream {
         // An error ends the stream as its end does.
         let _ = stream.take(OUTPUT_MAX + 1).read_to_end(&mut bytes).await;
     }
-    let is_cut = bytes.len() as u64 > OUTPUT_MAX;
-    Output { text: String::from_utf8_lossy(&bytes).into_owned(), is_cut }
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    if bytes.len() as u64 > OUTPUT_MAX { Err(TooMuch(text)) } else { Ok(text) }
 }
 
 /// What PHP had to say, to standard error.
 fn show(text: &str) {
     let mut lines = text.lines().filter(|line| !line.trim().is_empty());
     for line in lines.by_ref().take(LINES_MAX) {
-        eprintln!("php: {}", clean(line));
+        eprintln!("php: {}", shown(line));
     }
     let left = lines.count();
     if left > 0 {
