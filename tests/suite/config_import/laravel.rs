@@ -1,12 +1,13 @@
-//! The same with the real framework, from the system's packages: its own kernel, config repository and `env()`.
+//! The same with the real framework, its own kernel, config repository and `env()`: from the system's packages, or from `composer install` in clients/php.
 
 use std::fs;
 
 use super::{App, CONFIG, table};
+use crate::harness::plugin;
 
 const AUTOLOAD: &str = "<?php
 error_reporting(E_ALL & ~E_DEPRECATED & ~E_USER_DEPRECATED); // Its code is older than this PHP.
-require 'Illuminate/autoload.php';
+require is_file('VENDOR/autoload.php') ? 'VENDOR/autoload.php' : 'Illuminate/autoload.php';
 ";
 const BOOTSTRAP: &str = r"<?php
 $app = new Illuminate\Foundation\Application(dirname(__DIR__));
@@ -29,7 +30,8 @@ fn a_real_laravel_application_tells_what_it_has() {
     let app = App::with(CONFIG);
     app.put(".env", "APP_NAME=\"My Shop\"\nREDIS_HOST=10.0.0.7\nREDIS_PASSWORD=null\nWS_HOST=0.0.0.0\nWS_QUEUE=shop\n");
     app.bootstrapped(BOOTSTRAP);
-    for (file, text) in [("vendor/autoload.php", AUTOLOAD), ("config/app.php", APP), ("config/database.php", DATABASE)] {
+    let autoload = AUTOLOAD.replace("VENDOR", plugin::workspace().join("clients/php/vendor").to_str().unwrap());
+    for (file, text) in [("vendor/autoload.php", autoload.as_str()), ("config/app.php", APP), ("config/database.php", DATABASE)] {
         app.put(file, text);
     }
     fs::create_dir_all(app.dir.path().join("bootstrap/cache")).unwrap();

@@ -74,7 +74,7 @@ pub async fn run(args: ImportArgs) -> anyhow::Result<()> {
     let text = application.text();
     let name = args.out.clone().unwrap_or_else(|| "plugsocket.toml".into());
     // What the rules of the config say of its names and sizes is not said here again.
-    config::check_text(&name, &text).map_err(refused)?;
+    config::check_text(&name, &text).map_err(|error| refused(&error))?;
     match &args.out {
         Some(out) => write(out, &text, application.place.has_password, args.force)?,
         None => print::out(&text)?,
@@ -90,8 +90,8 @@ fn is_input(file: &Path) -> bool {
 }
 
 /// The config's own rules, told as what they are: PHP's file is wrong, or our flag.
-fn refused(error: ConfigError) -> anyhow::Error {
-    match &error {
+fn refused(error: &ConfigError) -> anyhow::Error {
+    match error {
         ConfigError::File { key, reason, .. } if key == "server.handler" => UsageError(format!("--handler {reason}")).into(),
         _ => anyhow!("what was made of it would be refused; change it in PHP's file: {error}"),
     }

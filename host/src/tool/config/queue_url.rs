@@ -58,7 +58,7 @@ fn url(connection: &Map<String, Value>) -> Result<(String, bool), &'static str> 
         let has_password = url.split_once('@').is_some_and(|(before, _)| before.matches(':').count() > 1) || url.contains("pass=");
         return Ok((url, has_password));
     }
-    if connection.get("host").is_some_and(|host| host.is_array()) {
+    if connection.get("host").is_some_and(Value::is_array) {
         return Err("has several hosts");
     }
     let (username, password) = (text("username"), text("password"));
