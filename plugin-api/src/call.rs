@@ -161,7 +161,7 @@ pub struct MessageCall<'call> {
     /// The action's name.
     #[serde(borrow)]
     pub action: Cow<'call, str>,
-    /// The sender's connection.
+    /// The sender's connection; empty when it has not registered (flat protocol, `Fallback` only).
     #[serde(borrow, default)]
     pub connection_id: Cow<'call, str>,
     /// The sender's user, when the handler gave one.

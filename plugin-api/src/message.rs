@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::call::{MessageCall, Meta};
 
-/// One message from a registered connection.
+/// One message from a connection that has registered; with the flat protocol also, at the handler's `action`, from one that has not.
 #[derive(Debug, Clone)]
 pub struct Message {
     action: String,
@@ -32,7 +32,8 @@ impl Message {
         &self.action
     }
 
-    /// The sender's connection: what [`Context::to`](crate::Context::to) takes.
+    /// The sender's connection: what [`Context::to`](crate::Context::to) takes. Empty when the client has not registered, which only the
+    /// flat protocol lets through, and only to the handler's [`action`](crate::Handler::action): then there is no user either.
     #[must_use]
     pub fn connection_id(&self) -> &str {
         &self.connection_id

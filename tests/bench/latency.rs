@@ -1,12 +1,10 @@
-//! What one message takes when nothing else is on its way: to an idle worker, and from PHP's list to its server.
+//! What one message takes to an idle worker when nothing else is on its way.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use plugsocket::queue::{Entry, Verdict};
-use plugsocket::wire::delivery::{Address, Delivery};
-use plugsocket::wire::ids::{NodeId, SessionId};
-use plugsocket::wire::json::Json;
+use plugsocket::queue::Verdict;
+use plugsocket::wire::ids::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time;
 use tokio_util::task::TaskTracker;
@@ -16,8 +14,7 @@ use crate::load::{PATIENCE, Setup, Source, TAKE_MAX, runtime};
 use crate::report::{Figure, Reference, Row, Target, median};
 
 /// Long enough for every task and thread to fall asleep.
-const IDLE: Duration = Duration::from_millis(2);
-const LIST: &str = "queues:bench_out";
+pub const IDLE: Duration = Duration::from_millis(2);
 
 pub fn wakeup(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let count = bench.pick(20, 400, 2_000);
@@ -34,19 +31,6 @@ pub fn wakeup(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         )
         .noting(format!("{one:.0} µs with 1 partition; an XADD of a blocking thread: {blocking:.0} µs")),
     ])
-}
-
-pub fn php(bench: &Bench) -> anyhow::Result<Vec<Row>> {
-    let count = bench.pick(20, 400, 2_000);
-    let (lists, sends) = runtime()?.block_on(push(bench, count))?;
-    let (lists, sends) = (median(lists), median(sends));
-    Ok(vec![Row::ratio(
-        "from RPUSH to received by its server, p50",
-        Figure::new(lists, "µs"),
-        Reference { what: "our own send to received", figure: Figure::new(sends, "µs") },
-        lists / sends,
-        Target::AtMost(3.0),
-    )])
 }
 
 fn micros(since: Instant) -> f64 {
@@ -119,52 +103,4 @@ async fn wake(bench: &Bench, partitions: u32, count: usize) -> anyhow::Result<Ti
     consumer.leave().await;
     setup.close().await?;
     Ok(times)
-}
-
-/// Times of PHP items from RPUSH to receipt, and of our own sends in turn with them.
-async fn push(bench: &Bench, count: usize) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
-    let setup = Setup::open(bench, 1, |options| options.php_lists = vec![LIST.to_owned()]).await?;
-    let node = NodeId::random()?;
-    let mut feed = setup.queue.presence.open(&node).await?;
-    let session = SessionId::random(&node)?;
-    let entry =
-        Entry { session: session.clone(), connection_id: session.to_string(), user_id: None, groups: Vec::new(), identity: "{}".into() };
-    setup.queue.presence.enter(&entry, None).await?;
-    let data = Json::encode(&serde_json::json!({ "text": "x".repeat(80) }))?;
-    let item = format!(
-        r#"{{"to":{{"connection_id":"{session}"}},"action":"chat_text","data":{},"meta":{{"time":1700000000}}}}"#,
-        String::from_utf8_lossy(data.as_bytes())
-    );
-    let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
-    let tracker = TaskTracker::new();
-    let receiving = tracker.spawn(async move {
-        let mut left = count * 2;
-        while left > 0 {
-            let deliveries = feed.receive().await.context("the feed ended")?;
-            let now = Instant::now();
-            left -= deliveries.len();
-            sender.send((deliveries.len(), now))?;
-        }
-        anyhow::Ok(feed)
-    });
-    let mut wire = bench.redis.wire()?;
-    let (mut lists, mut sends) = (Vec::with_capacity(count), Vec::with_capacity(count));
-    for number in 0..count * 2 {
-        time::sleep(IDLE).await;
-        let is_ours = number % 2 == 0;
-        let delivery = Delivery::message(Address::Session(session.clone()), "chat_text", data.clone());
-        let started = Instant::now();
-        if is_ours {
-            setup.queue.outbox.send(delivery).await?;
-        } else {
-            wire.call(&[b"RPUSH", LIST.as_bytes(), item.as_bytes()])?;
-        }
-        let (came, at) = time::timeout(PATIENCE, received.recv()).await?.context("receiving ended")?;
-        ensure!(came == 1, "{came} deliveries came for one");
-        let times = if is_ours { &mut sends } else { &mut lists };
-        times.push(at.duration_since(started).as_secs_f64() * 1e6);
-    }
-    receiving.await??.close().await;
-    setup.close().await?;
-    Ok((lists, sends))
 }

@@ -155,7 +155,7 @@ pub async fn offer_all(queue: &Queue, source: &mut Source, count: usize, window:
         let mut offered = queue.inbox.offer(source.job(), Box::new(move |outcome| told.told(&outcome, count)));
         while let Err(full) = offered {
             time::timeout(PATIENCE, queue.inbox.room()).await?;
-            offered = queue.inbox.offer(full.job, full.on_stored);
+            offered = queue.inbox.offer(full.offered, full.on_stored);
         }
     }
     Ok(stores)

@@ -8,6 +8,7 @@ mod deliveries;
 mod isolation;
 mod latency;
 mod load;
+mod php;
 mod processes;
 mod redis;
 mod report;
@@ -73,7 +74,7 @@ const SCENARIOS: [Scenario; 9] = [
     Scenario { name: "partitions", about: "the same over 64 partitions, against 1", run: cycle::partitions },
     Scenario { name: "send", about: "deliveries to connections, against PUBLISH", run: deliveries::run },
     Scenario { name: "wakeup", about: "an idle worker gets a job, against one XADD round trip", run: latency::wakeup },
-    Scenario { name: "php", about: "an RPUSH from PHP reaches its server, against a delivery of our own", run: latency::php },
+    Scenario { name: "php", about: "an item of PHP reaches its server, against a delivery of our own", run: php::run },
     Scenario { name: "call", about: "one call of a plugin: in-process and in a runner, against a plain function call", run: call::run },
     Scenario {
         name: "isolation",

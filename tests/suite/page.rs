@@ -79,6 +79,87 @@ async fn two_tabs_chat() {
     browser.close().await;
 }
 
+/// What a tab shows of who is here, one name after another.
+async fn here(tab: &Tab, names: &str) {
+    let shown = "[...document.querySelectorAll('#members button')].map(it => it.textContent).join(', ')";
+    tab.wait_until(&format!("{shown} === {names:?}"), PATIENCE).await;
+}
+
+async fn shows(tab: &Tab, selector: &str, text: &str) {
+    tab.wait_until(&format!("document.querySelector({selector:?}).innerText === {text:?}"), PATIENCE).await;
+}
+
+/// From now on whatever the page says of who is typing goes into `window.typingSeen`: a notice lapses, and a slow machine may look too late.
+const WATCH_TYPING: &str = "window.typingSeen = []; new MutationObserver(() => window.typingSeen.push(document.querySelector('#typing').textContent)) \
+    .observe(document.querySelector('#typing'), { childList: true })";
+
+async fn rename(tab: &Tab, nickname: &str) {
+    tab.click("#members .own").await;
+    tab.wait_until("document.querySelector('#rename-dialog').open", PATIENCE).await;
+    tab.fill("#new-nickname", nickname).await;
+    tab.click("#rename-go").await;
+}
+
+#[tokio::test]
+async fn tabs_show_who_is_here_and_typing_and_write_privately_under_changing_names() {
+    let config = Config::chat("memory");
+    plugin::install(&plugin::chat(), &config.plugins_dir(), "chat");
+    let dev = Process::dev(&config);
+    let url = dev.page_url();
+    let browser = Browser::start().await;
+    let (ada, bob) = (enter(&browser, &url, "ada").await, enter(&browser, &url, "bob").await);
+    let cleo = enter(&browser, &url, "cleo").await;
+    here(&ada, "ada (you), bob, cleo").await;
+    here(&bob, "bob (you), ada, cleo").await;
+    bob.evaluate("members.clear(), showMembers()").await;
+    bob.click("#who").await; // asks `members`
+    here(&bob, "bob (you), ada, cleo").await;
+
+    bob.evaluate(WATCH_TYPING).await;
+    ada.fill("#text", "a secr").await;
+    bob.wait_until("window.typingSeen.includes('ada is typing …')", PATIENCE).await;
+    shows(&bob, "#typing", "").await; // lapses by itself
+    assert_eq!(ada.text("#typing").await, "", "one is not told of oneself");
+
+    ada.click("#members [title='Write to bob privately']").await;
+    shows(&ada, "#private-to", "Privately to bob").await;
+    say(&ada, "a secret <i>").await;
+    bob.wait_until("document.querySelector('.message.private .body')?.textContent === 'a secret <i>'", PATIENCE).await;
+    ada.wait_until("document.querySelector('.message.private.mine:not(.pending)') !== null", PATIENCE).await;
+    bob.click(".message.private .link").await; // Reply
+    say(&bob, "and the answer").await;
+    wait_for(&ada, "and the answer").await;
+
+    rename(&ada, " <b> ").await;
+    ada.wait_until("document.querySelector('#rename-error').innerText.includes(\"not '<'\")", PATIENCE).await;
+    ada.click("#rename-cancel").await;
+    rename(&ada, "Eve").await;
+    for tab in [&bob, &cleo] {
+        wait_for(tab, "ada is now called Eve.").await;
+    }
+    here(&ada, "Eve (you), bob, cleo").await;
+    here(&bob, "bob (you), cleo, Eve").await;
+    shows(&bob, "#private-to", "Privately to Eve").await;
+
+    // Lost and back: under the newest name, and still the same user.
+    ada.evaluate("connection.lost(1006, 'the test says so')").await;
+    wait_for(&bob, "Eve left (client).").await;
+    ada.wait_until(ONLINE, PATIENCE).await;
+    here(&bob, "bob (you), cleo, Eve").await;
+    say(&bob, "still you").await;
+    wait_for(&ada, "still you").await;
+    ada.click("#private-end").await;
+    say(&ada, "said to all").await;
+    wait_for(&cleo, "said to all").await;
+
+    let secrets = cleo.evaluate("/secret|answer|still you/.test(document.body.innerText)").await;
+    assert_eq!(secrets, false, "what is private reached a third");
+    for tab in [&ada, &bob, &cleo] {
+        assert_eq!(tab.errors(), Vec::<String>::new());
+    }
+    browser.close().await;
+}
+
 /// From now on every state that the page shows goes into `window.states`.
 const WATCH_STATUS: &str = "window.states = [document.querySelector('#status').dataset.state]; \
     new MutationObserver(() => window.states.push(document.querySelector('#status').dataset.state)) \

@@ -148,6 +148,36 @@ async fn edits_of_the_action_map_apply_live() {
 }
 
 #[tokio::test]
+async fn limits_and_plugin_settings_apply_live_to_open_connections() {
+    let mut app = App::start_with(1, 1, |config| config.with("probation.time", "200ms").with("probation.calls", 0));
+    let mut client = Client::enter(&app.urls()[0], "ada").await;
+    client.request("join", json!({"room": "lobby"})).await;
+    for text in ["one", "two"] {
+        client.request("chat_text", json!({"room": "lobby", "text": text})).await;
+    }
+    let long = "x".repeat(2000);
+    assert_eq!(client.request("echo", json!(long)).await["echo"], long.as_str());
+
+    app.config.set("limits.frame_in_max", "1KiB");
+    let is_refused = async || {
+        client.send("echo", json!(long), None).await;
+        let answer = client.next_where("an answer", |frame| frame["action"] == "echo" || frame["action"] == "error").await;
+        answer["data"]["code"] == "bad_frame"
+    };
+    eventually("the new limit", PATIENCE, is_refused).await;
+
+    app.config.set("plugins.chat.config.history_limit", 1);
+    let kept = async || client.request("history", json!({"room": "lobby"})).await.to_string().matches("\"text\"").count() == 1;
+    eventually("the plugin's new config", PATIENCE, kept).await;
+
+    app.config.set("plugins.chat.isolation", "in-process");
+    for host in [&app.servers[0], &app.workers[0]] {
+        eventually("no runner", PATIENCE * 2, async || procfs::children(host.pid()).is_empty()).await;
+    }
+    assert_eq!(client.request("echo", json!(3)).await["echo"], 3, "the connection is still open");
+}
+
+#[tokio::test]
 async fn broken_libraries_leave_the_old_version_live() {
     broken_libraries_change_nothing("process").await;
 }

@@ -92,7 +92,7 @@ fn crates(sources: &[Source]) -> Vec<String> {
     for source in sources {
         let forbidden: &[&str] = match source.path.split('/').next() {
             Some("plugins") => &["plugsocket"],
-            Some("plugin-api") => &["plugsocket", "chat"],
+            Some("plugin-api") => &["plugsocket", "chat", "channels"],
             _ => continue,
         };
         for name in forbidden {

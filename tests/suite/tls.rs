@@ -61,7 +61,8 @@ impl Secured {
     fn config_of(&self, url: &str) -> Config {
         let config = Config::chat(url).with("log_level", "info").with("queue_options.lease", "2s");
         plugin::install(&plugin::chat(), &config.plugins_dir(), "chat");
-        config
+        let of_php = [("list", "queues:app_in"), ("handle", "\\X")].map(|(name, value)| (name.to_owned(), value.into()));
+        config.with("actions.legacy", toml::Table::from_iter(of_php))
     }
 
     /// What Redis refused the user; empty when its rights are enough.
@@ -81,7 +82,7 @@ fn rights() -> String {
     row.split('`').nth(1).unwrap().replace("\\|", "|").replace("{APP", "{plugsocket")
 }
 
-/// A message goes to a worker and its answer comes back; the tool sends; the list is served; a killed worker's work passes on.
+/// A message goes to a worker and its answer comes back; the tool sends; the lists are served, both ways; a killed worker's work passes on.
 async fn serves(config: &Config, redis: &Redis) {
     let server = Process::server(config);
     let mut worker = Process::worker(config);
@@ -94,6 +95,8 @@ async fn serves(config: &Config, redis: &Redis) {
     assert_eq!(client.next_action("notice").await, json!({"n": 2}));
     redis.cli(&["-n", "3", "RPUSH", "queues:plugsocket_out", r#"{"to":{"broadcast":true},"action":"notice","data":{"n":3}}"#]);
     assert_eq!(client.next_action("notice").await, json!({"n": 3}));
+    client.request("legacy", json!(1)).await;
+    assert!(redis.cli(&["-n", "3", "LPOP", "queues:app_in"]).starts_with(r#"{"connection_id":"#));
     for arguments in [&["queue", "status"][..], &["queue", "dead", "list"], &["queue", "peek"]] {
         let mut tool = Process::tool(&[arguments, &["--config", config.path()]].concat());
         assert!(tool.wait_exit(PATIENCE).success(), "{arguments:?}: {:?}", tool.lines());

@@ -12,7 +12,6 @@ use super::token::TokenPlace;
 use crate::wire::codes::SYSTEM_ACTIONS;
 use crate::wire::http::is_word;
 use crate::wire::job::JOB_DATA_BYTES_MAX;
-use crate::wire::protocol::Protocol;
 
 /// Most partitions of a queue.
 pub const PARTITIONS_MAX: u32 = 4096;
@@ -76,9 +75,9 @@ pub(super) fn check(settings: &Settings) -> Result<(), Fault> {
     for (action, entry) in &settings.actions {
         let key = format!("actions.{action}");
         let is_reserved = match (settings.server.protocol, entry) {
-            // Clients of the flat protocol know no other; plugins serve those of both.
-            (Protocol::Flat, ActionSettings::List(_)) => action == "register",
-            _ => SYSTEM_ACTIONS.contains(&action.as_str()),
+            (protocol, ActionSettings::List(_)) => protocol.reserves(action),
+            // No plugin has such actions, whatever its clients speak.
+            (_, ActionSettings::Plugin(_)) => SYSTEM_ACTIONS.contains(&action.as_str()),
         };
         if is_reserved {
             return fault(&key, "is a system action, which the server answers itself; choose another name");
@@ -158,7 +157,8 @@ fn fault_of(settings: &Settings, entry: &ActionSettings) -> Option<&'static str>
     let faults = [
         (
             settings.queue == "memory",
-            "a `list` needs Redis, and the queue is in memory: name a plugin instead, or run plugsocket-server and plugsocket-worker",
+            "a `list` needs Redis, and the queue is in memory: name a plugin instead, or start `plugsocket dev` with \
+             --queue redis://127.0.0.1:6379",
         ),
         (list.is_empty(), "`list` is empty; the PHP package's is queues:NAME_in"),
         (handle.is_empty(), "`handle` is empty: name the PHP class that handles it"),

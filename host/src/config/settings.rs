@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer};
 
-use super::actions::{ActionSettings, PluginAction, PluginSettings};
+use super::actions::{ActionSettings, ListAction, PluginAction, PluginSettings};
 use super::limits::Limits;
 use super::server::{ServerSettings, parse_address};
 use super::versions::{ProbationSettings, Reload};
@@ -63,6 +63,14 @@ impl Settings {
     /// All actions that plugins serve, by name.
     pub fn plugin_actions(&self) -> impl Iterator<Item = (&String, &PluginAction)> {
         self.actions.iter().filter_map(|(name, action)| Some((name, action.plugin()?)))
+    }
+
+    /// All actions that PHP serves from a list, by name.
+    pub fn list_actions(&self) -> impl Iterator<Item = (&String, &ListAction)> {
+        self.actions.iter().filter_map(|(name, action)| match action {
+            ActionSettings::List(action) => Some((name, action)),
+            ActionSettings::Plugin(_) => None,
+        })
     }
 }
 

@@ -12,14 +12,14 @@ use plugsocket_plugin::call::{
 use serde::{Deserialize, Serialize};
 
 use super::ContextOptions;
-use crate::config::Limits;
+use crate::config::Settings;
 use crate::plugin::{Answer, HostSink};
 use crate::queue::QueueError;
-use crate::wire::codes::SYSTEM_ACTIONS;
 use crate::wire::delivery::{Address, Body, Delivery, Origin};
 use crate::wire::ids::SessionId;
 use crate::wire::job::Job;
 use crate::wire::json::{Json, nests_deeper_than};
+use crate::wire::protocol::Protocol;
 
 /// The furthest that `later` reaches.
 const DELAY_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -39,22 +39,26 @@ pub struct NameLimits {
     pub user_bytes_max: usize,
     /// Deepest nesting of arrays and objects.
     pub json_depth_max: usize,
+    /// Says which actions are the server's own.
+    pub protocol: Protocol,
 }
 
-impl From<&Limits> for NameLimits {
-    fn from(limits: &Limits) -> Self {
+impl From<&Settings> for NameLimits {
+    fn from(settings: &Settings) -> Self {
+        let limits = &settings.limits;
         Self {
             action_bytes_max: limits.action_bytes_max,
             group_bytes_max: limits.group_bytes_max,
             user_bytes_max: limits.user_bytes_max,
             json_depth_max: limits.json_depth_max,
+            protocol: settings.server.protocol,
         }
     }
 }
 
 impl Default for NameLimits {
     fn default() -> Self {
-        Self::from(&Limits::default())
+        Self::from(&Settings::default())
     }
 }
 
@@ -261,7 +265,7 @@ impl ContextSink {
 
     fn check_action(&self, action: &str) -> Result<(), Refused> {
         check_name("action", action, self.names.action_bytes_max)?;
-        if SYSTEM_ACTIONS.contains(&action) {
+        if self.names.protocol.reserves(action) {
             return Err(Refused::Invalid(format!("`{action}` is reserved for the server itself")));
         }
         Ok(())

@@ -11,7 +11,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time;
 
 use crate::queue::{
-    Adoption, Consumer, Entry, Full, Health, Inbox, NodeFeed, OnStored, Outbox, Presence, Queue, QueueError, Receipt, Store, Taken, Verdict,
+    Adoption, Consumer, Entry, Full, Health, Inbox, ListItem, NodeFeed, OnStored, Outbox, Presence, Queue, QueueError, Receipt, Store,
+    Taken, Verdict,
 };
 use crate::wire::delivery::Delivery;
 use crate::wire::ids::{NodeId, SessionId};
@@ -110,7 +111,11 @@ struct Door(Arc<Recorder>);
 #[async_trait]
 impl Inbox for Door {
     fn offer(&self, job: Job, on_stored: OnStored) -> Result<(), Full> {
-        Err(Full { job, on_stored })
+        Err(Full { offered: job, on_stored })
+    }
+
+    fn push(&self, item: ListItem, on_stored: OnStored) -> Result<(), Full<ListItem>> {
+        Err(Full { offered: item, on_stored })
     }
 
     async fn room(&self) {}
@@ -212,6 +217,10 @@ impl Presence for Recorder {
 
     async fn members(&self, _group: &str) -> Result<Vec<ConnectionInfo>, QueueError> {
         Ok(self.known.lock().unwrap().iter().cloned().collect())
+    }
+
+    async fn online(&self) -> Result<u64, QueueError> {
+        Ok(0)
     }
 }
 

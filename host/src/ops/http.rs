@@ -22,9 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::listener::Bounded;
 use super::metrics::Metrics;
-use crate::config::LiveSettings;
-use crate::queue::{Outbox, QueueError};
-use crate::wire::codes::check_action;
+use super::queries;
+use crate::config::{LiveSettings, Settings};
+use crate::queue::{Outbox, Presence, QueueError};
 use crate::wire::delivery::{Address, Body, Delivery};
 use crate::wire::json::Json;
 
@@ -49,6 +49,8 @@ pub struct Page {
 pub struct Ops {
     /// Where sends go.
     pub outbox: Arc<dyn Outbox>,
+    /// Who is asked for connections.
+    pub presence: Arc<dyn Presence>,
     /// What `/readyz` says.
     pub readiness: Readiness,
     /// What `/metrics` says.
@@ -96,7 +98,16 @@ impl Ops {
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .route("/metrics", get(|State(ops): State<Arc<Ops>>| async move { ops.metrics.render() }))
-            .route("/v1/send", post(send));
+            .route("/v1/send", post(send))
+            .merge(queries::routes())
+            .method_not_allowed_fallback(|| async {
+                refusal(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "method",
+                    "this path is not served with this method; the header `Allow` has those that are",
+                )
+            })
+            .fallback(|| async { refusal(StatusCode::NOT_FOUND, "no_such_path", "nothing is served at this path") });
         for Page { path, content_type, body } in pages {
             let serve = move || async move { ([(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-cache")], body) };
             router = router.route(path, get(serve));
@@ -159,13 +170,11 @@ async fn send(State(ops): State<Arc<Ops>>, headers: HeaderMap, body: Bytes) -> R
     if !is_json {
         return refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", "send `Content-Type: application/json`");
     }
-    let delivery = match serde_json::from_slice(&body)
-        .map_err(|error| error.to_string())
-        .and_then(|body| delivery(body, ops.settings.load().limits.action_bytes_max))
-    {
-        Ok(delivery) => delivery,
-        Err(reason) => return refusal(StatusCode::BAD_REQUEST, "bad_request", &reason),
-    };
+    let delivery =
+        match serde_json::from_slice(&body).map_err(|error| error.to_string()).and_then(|body| delivery(body, &ops.settings.load())) {
+            Ok(delivery) => delivery,
+            Err(reason) => return refusal(StatusCode::BAD_REQUEST, "bad_request", &reason),
+        };
     let sent = match ops.outbox.send(delivery).await {
         Ok(()) => ops.outbox.flush().await,
         Err(error) => Err(error),
@@ -173,15 +182,11 @@ async fn send(State(ops): State<Arc<Ops>>, headers: HeaderMap, body: Bytes) -> R
     match sent {
         Ok(()) => (StatusCode::ACCEPTED, JsonBody(json!({"accepted": true}))).into_response(),
         Err(QueueError::Invalid(reason)) => refusal(StatusCode::BAD_REQUEST, "bad_request", &reason),
-        Err(error) => {
-            let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, "busy", &error.to_string());
-            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
-            response
-        }
+        Err(error) => not_served(&error),
     }
 }
 
-fn delivery(body: SendBody, action_bytes_max: usize) -> Result<Delivery, String> {
+fn delivery(body: SendBody, settings: &Settings) -> Result<Delivery, String> {
     let SendTo { connection_id, user_id, group, all, except } = body.to;
     let mut to = Vec::new();
     to.extend(connection_id.map(|id| Address::Connection(id.to_string())));
@@ -191,13 +196,20 @@ fn delivery(body: SendBody, action_bytes_max: usize) -> Result<Delivery, String>
     if to.is_empty() {
         return Err("`to` needs at least one of `connection_id`, `user_id`, `group`, `all`".to_owned());
     }
-    check_action(&body.action, action_bytes_max)?;
+    settings.server.protocol.check_action(&body.action, settings.limits.action_bytes_max)?;
     let data = body.data.as_deref().map_or(Json::NULL, Json::from);
     let except = except.map(|id| id.to_string());
     Ok(Delivery { to, except, body: Body::Message { action: body.action, data }, origin: None })
 }
 
-fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
+/// The queue can't be reached, or refuses.
+pub(super) fn not_served(error: &QueueError) -> Response {
+    let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, "busy", &error.to_string());
+    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+    response
+}
+
+pub(super) fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
     (status, JsonBody(json!({"error": {"code": code, "message": message}}))).into_response()
 }
 
@@ -229,7 +241,8 @@ mod tests {
 
     #[test]
     fn a_send_needs_an_address_and_a_usable_action() {
-        let parse = |text: &str| delivery(serde_json::from_str(text).unwrap(), 128);
+        let settings = Settings::default();
+        let parse = |text: &str| delivery(serde_json::from_str(text).unwrap(), &settings);
         assert!(parse(r#"{"to":{},"action":"a"}"#).unwrap_err().contains("`to` needs"));
         assert!(parse(r#"{"to":{"all":true},"action":"error"}"#).unwrap_err().contains("system action"));
         let good = parse(r#"{"to":{"user_id":7,"except":"c"},"action":"a","data":{"x":1}}"#).unwrap();

@@ -5,4 +5,5 @@ pub mod http;
 mod listener;
 pub mod logs;
 pub mod metrics;
+mod queries;
 pub mod signals;

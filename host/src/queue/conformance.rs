@@ -4,6 +4,7 @@ mod backend;
 mod connections;
 mod faults;
 mod incoming;
+mod lists;
 mod model;
 mod nodes;
 mod outgoing;

@@ -9,11 +9,13 @@ mod presence;
 pub mod redis;
 mod store_limits;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use plugsocket_plugin::call::{StoreAnswer, StoreRequest};
 use tokio::sync::watch;
 
@@ -22,7 +24,7 @@ use crate::wire::delivery::Delivery;
 use crate::wire::ids::NodeId;
 use crate::wire::job::Job;
 
-pub use self::presence::{Adoption, Entry, Estate, NodeFeed, NodeLease, Presence};
+pub use self::presence::{Adoption, Entry, Estate, LOOKUP_MAX, NodeFeed, NodeLease, Presence};
 pub use self::store_limits::{STORE_KEY_BYTES_MAX, STORE_LIST_MAX, STORE_VALUE_BYTES_MAX};
 use self::store_limits::{check_store_request, store_ttl};
 
@@ -82,10 +84,19 @@ pub enum Stored {
 /// Told once how storing a job ended. Called from the queue's own task: must not block.
 pub type OnStored = Box<dyn FnOnce(Stored) + Send>;
 
-/// The batcher has no room; the job comes back.
-pub struct Full {
-    /// The job that was offered.
-    pub job: Job,
+/// A client's message for a list of `[actions]`, from which PHP takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListItem {
+    /// The list, without `[php] prefix`.
+    pub list: String,
+    /// As PHP reads it.
+    pub item: Bytes,
+}
+
+/// The batcher has no room; what was offered comes back.
+pub struct Full<T = Job> {
+    /// What was offered.
+    pub offered: T,
     /// Its callback, not called.
     pub on_stored: OnStored,
 }
@@ -100,7 +111,16 @@ pub trait Inbox: Send + Sync {
     #[expect(clippy::result_large_err, reason = "the job comes back as it is; a box would cost an allocation for nothing")]
     fn offer(&self, job: Job, on_stored: OnStored) -> Result<(), Full>;
 
-    /// Resolves when [`Self::offer`] has a chance again. Cancel-safe.
+    /// Hands a message for a list to the batcher without waiting. Items of one caller keep the order they are offered in, behind its jobs.
+    ///
+    /// At most once: [`Stored::Unknown`] as soon as its outcome is in doubt, and it is not sent again. [`Stored::No`] also when as many wait in
+    /// the list as may, when the key is no list, and by a queue that has no lists.
+    ///
+    /// # Errors
+    /// [`Full`], as by [`Self::offer`].
+    fn push(&self, item: ListItem, on_stored: OnStored) -> Result<(), Full<ListItem>>;
+
+    /// Resolves when [`Self::offer`] and [`Self::push`] have a chance again. Cancel-safe.
     async fn room(&self);
 
     /// Joins the workers and begins to take. Waits, with backoff, until the queue is reachable.
@@ -270,6 +290,12 @@ pub struct QueueOptions {
     pub php_lists: Vec<String>,
     /// Longest list item, in bytes.
     pub php_item_bytes_max: usize,
+    /// Put before the name of every list of `[actions]`.
+    pub php_prefix: String,
+    /// Most messages waiting in a list of `[actions]`.
+    pub php_waiting_max: usize,
+    /// The lists of `[actions]` at the start, each once, with the prefix: only for counting what waits in them.
+    pub php_in_lists: Vec<String>,
     /// Files for a `rediss://` URL.
     pub tls: TlsFiles,
 }
@@ -279,7 +305,8 @@ impl QueueOptions {
     #[must_use]
     pub fn from_settings(settings: &Settings) -> Self {
         let options = &settings.queue_options;
-        let PhpSettings { prefix, item_max, .. } = &settings.php;
+        let PhpSettings { prefix, item_max, waiting_max, .. } = &settings.php;
+        let in_lists: BTreeSet<_> = settings.list_actions().map(|(_, action)| format!("{prefix}{}", action.list)).collect();
         let php_lists = settings.php.out_lists(&settings.app).iter().map(|list| format!("{prefix}{list}")).collect();
         Self {
             app: settings.app.clone(),
@@ -294,6 +321,9 @@ impl QueueOptions {
             store_ttl: options.store_ttl,
             php_lists,
             php_item_bytes_max: usize::try_from(item_max.as_u64()).unwrap_or(usize::MAX),
+            php_prefix: prefix.clone(),
+            php_waiting_max: *waiting_max,
+            php_in_lists: in_lists.into_iter().collect(),
             tls: TlsFiles {
                 ca: options.tls_ca_file.clone(),
                 certificate: options.tls_cert_file.clone(),

@@ -13,6 +13,9 @@ use super::QueueError;
 use crate::wire::delivery::Delivery;
 use crate::wire::ids::{NodeId, SessionId};
 
+/// Most connections a lookup of a user or a group answers.
+pub const LOOKUP_MAX: usize = 1_000;
+
 /// One registered connection, as its server tells the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -138,17 +141,24 @@ pub trait Presence: Send + Sync {
     /// [`QueueError`]
     async fn connection(&self, id: &str) -> Result<Option<ConnectionInfo>, QueueError>;
 
-    /// The connections of a user, at most 1 000.
+    /// The connections of a user, at most [`LOOKUP_MAX`].
     ///
     /// # Errors
     /// [`QueueError`]
     async fn user_connections(&self, user: &str) -> Result<Vec<ConnectionInfo>, QueueError>;
 
-    /// The connections in a group, at most 1 000.
+    /// The connections in a group, at most [`LOOKUP_MAX`].
     ///
     /// # Errors
     /// [`QueueError`]
     async fn members(&self, group: &str) -> Result<Vec<ConnectionInfo>, QueueError>;
+
+    /// How many connections all live nodes hold together, each node by what it has announced. The cost grows with the nodes, not with their
+    /// connections.
+    ///
+    /// # Errors
+    /// [`QueueError`]
+    async fn online(&self) -> Result<u64, QueueError>;
 }
 
 /// A node's stream of deliveries.

@@ -108,6 +108,7 @@ fn demo_pages(url: &str) -> Vec<Page> {
         page("/style.css", "text/css; charset=utf-8", include_str!("../../../plugins/chat/web/style.css")),
         page("/connection.js", "text/javascript; charset=utf-8", include_str!("../../../plugins/chat/web/connection.js")),
         page("/chat.js", "text/javascript; charset=utf-8", include_str!("../../../plugins/chat/web/chat.js")),
+        page("/people.js", "text/javascript; charset=utf-8", include_str!("../../../plugins/chat/web/people.js")),
         Page { path: "/config.json", content_type: "application/json", body: socket.into() },
     ]
 }

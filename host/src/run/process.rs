@@ -105,6 +105,7 @@ impl Process {
         let settings = self.settings.load();
         let ops = Ops {
             outbox: Arc::clone(&queue.outbox),
+            presence: Arc::clone(&queue.presence),
             readiness,
             metrics: self.metrics.clone(),
             token: settings.ops.token.clone(),

@@ -50,8 +50,8 @@ impl Gates {
     }
 }
 
-/// Makes a session a member here and in the queue; `at_entry` runs before anything can be sent to it as a member. Closes an older session with
-/// the same public id, wherever it is: of two that come at the same moment the queue says which is the newer one.
+/// Makes a session a member here and in the queue; `at_entry` runs before anything can be sent to it as a member. An older session with the
+/// same public id gives way, wherever it is: of two that come at the same moment the queue says which is the newer one.
 ///
 /// # Errors
 /// [`QueueError`]: not announced, and no member here.
@@ -65,9 +65,12 @@ pub(crate) async fn enter(node: &Node, entry: &Entry, at_entry: impl FnOnce()) -
     let Ok(_guards) = admitted.await else {
         return Err(QueueError::Unreachable("the node is not announced yet, or others wait for it already".to_owned()));
     };
-    let elsewhere = node.queue.presence.enter(entry, previous.as_ref()).await?;
+    // Where ids are shared, whoever registers is the newest again, although the session had the id before.
+    let shares_ids = node.settings.load().server.protocol.shares_ids();
+    let replaced = previous.as_ref().filter(|previous| !shares_ids || previous.connection_id != entry.connection_id);
+    let elsewhere = node.queue.presence.enter(entry, replaced).await?;
     if let Some(older) = node.roster.enter(entry, at_entry) {
-        super::replace::close_here(&older);
+        older.give_way();
     }
     if let Some(older) = elsewhere
         && let Err(error) = super::replace::close_elsewhere(node, older).await
@@ -80,11 +83,27 @@ pub(crate) async fn enter(node: &Node, entry: &Entry, at_entry: impl FnOnce()) -
 /// Ends a session's membership here and in the queue; with `is_gone` the session goes as well.
 pub(crate) async fn leave(node: &Node, session: &SessionId, is_gone: bool) {
     let announced = node.roster.announced(session);
-    let _guards = node.gates.pass(&[announced.as_ref()]).await;
+    let guards = node.gates.pass(&[announced.as_ref()]).await;
     let departure = if is_gone { node.roster.remove(session) } else { node.roster.vacate(session) };
     let Some(entry) = departure else { return };
     if let Err(error) = node.queue.presence.leave(&entry).await {
         tracing::warn!(%session, %error, "the queue was not told yet that a connection left");
+    }
+    drop(guards);
+    if node.settings.load().server.protocol.shares_ids() {
+        hand_back(node, &entry.connection_id).await;
+    }
+}
+
+/// Has the queue find the session of this node that a public id means now, unless it knows another one: also when an older one left, which it
+/// may have known instead since it lost its data.
+async fn hand_back(node: &Node, connection_id: &str) {
+    let Some(heir) = node.roster.holder(connection_id) else { return };
+    // Whatever else is told of this session goes through the gate of its public id as well.
+    let _guards = node.gates.pass(&[Some(&heir)]).await;
+    let Some(heir) = node.roster.holder(connection_id) else { return };
+    if let Err(error) = node.queue.presence.enter(&heir, Some(&heir)).await {
+        tracing::warn!(session = %heir.session, %error, "the queue was not told that an id is an older connection's again");
     }
 }
 

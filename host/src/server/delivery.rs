@@ -15,7 +15,6 @@ use crate::queue::NodeFeed;
 use crate::wire::codes::{CloseCode, ErrorCode};
 use crate::wire::delivery::{Body, Delivery, Origin};
 use crate::wire::envelope::ClientId;
-use crate::wire::frame;
 
 /// Pause before the stream is opened again after a refusal.
 const OPEN_PAUSE: Duration = Duration::from_secs(5);
@@ -76,7 +75,7 @@ pub(crate) fn pass_on(node: &Arc<Node>, delivery: Delivery) {
     }
     match body {
         Body::Message { action, data } => {
-            let frame = frame::message(&action, None, &data);
+            let frame = node.settings.load().server.protocol.message(&action, None, &data);
             if is_over_limit(node, frame.len(), &action) {
                 return;
             }
@@ -88,7 +87,7 @@ pub(crate) fn pass_on(node: &Arc<Node>, delivery: Delivery) {
         }
         Body::Reply { action, client_id, data } => {
             let id = client_id.as_ref();
-            let frame = frame::message(&action, id, &data);
+            let frame = node.settings.load().server.protocol.message(&action, id, &data);
             let is_over = is_over_limit(node, frame.len(), &action);
             for session in sessions {
                 answer(&session, origin.as_ref(), id, |session| {
@@ -103,18 +102,18 @@ pub(crate) fn pass_on(node: &Arc<Node>, delivery: Delivery) {
         Body::Failure { client_id, code, message } => {
             let id = client_id.as_ref();
             for session in sessions {
-                answer(&session, origin.as_ref(), id, |session| {
-                    metrics::counter!("plugsocket_failures_passed_on_total").increment(1);
-                    session.send(frame::error(id, &code, &message, None));
-                });
+                answer(&session, origin.as_ref(), id, |session| session.send_failure(id, &code, &message));
             }
         }
         Body::Join(group) => regroup(node, &sessions, &group, true),
         Body::Leave(group) => regroup(node, &sessions, &group, false),
         Body::Close(reason) => {
-            let code = if reason == REPLACED { CloseCode::Replaced } else { CloseCode::Application };
             for session in sessions {
-                session.outlet.close(code, reason.clone());
+                if reason == REPLACED {
+                    session.give_way();
+                } else {
+                    session.outlet.close(CloseCode::Application, reason.clone());
+                }
             }
         }
     }

@@ -88,7 +88,7 @@ async fn serve(socket: TcpStream, peer: SocketAddr, settings: LiveSettings, stop
     }
     let Ok(id) = NodeId::random().and_then(|node| SessionId::random(&node)) else { return };
     let now_ms = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let session = Session::new(id, peer.ip().to_canonical(), settings, Arc::clone(&backlog), now_ms());
+    let session = Session::new((id, peer.ip().to_canonical()), settings, (Arc::clone(&backlog), <_>::default()), now_ms());
     let frame_bytes_max = usize::try_from(now.limits.frame_in_max.as_u64()).unwrap_or(usize::MAX);
     let mut socket = Socket::open(stream, request.rest, frame_bytes_max, backlog).await;
     let ending = loop {

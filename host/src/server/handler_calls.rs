@@ -73,8 +73,8 @@ pub(crate) struct Fallback {
     pub sequence: u64,
     /// When the server accepted it, milliseconds since the Unix epoch.
     pub time_ms: u64,
-    /// The sender's public id.
-    pub connection_id: Arc<str>,
+    /// The sender's public id; `None` when it has not registered.
+    pub connection_id: Option<Arc<str>>,
     /// The sender's user.
     pub user_id: Option<Arc<str>>,
 }

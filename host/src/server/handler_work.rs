@@ -19,7 +19,6 @@ use super::sink;
 use crate::context::Sender;
 use crate::plugin::{Answer, Call, CallError, Interruptions};
 use crate::wire::codes::ErrorCode;
-use crate::wire::frame;
 use crate::wire::ids::SessionId;
 use crate::wire::job::Job;
 use crate::wire::json::Json;
@@ -133,7 +132,7 @@ pub(super) async fn fallback(node: &Arc<Node>, session: &Arc<Session>, message: 
 fn set_aside(node: &Arc<Node>, session: &Session, message: &Fallback, attempts: u32, failure: &CallFailure) {
     let job = Job {
         session: session.id.clone(),
-        connection_id: Arc::clone(&message.connection_id),
+        connection_id: message.connection_id.clone().unwrap_or_default(),
         user_id: message.user_id.clone(),
         action: message.action.clone(),
         sequence: message.sequence,
@@ -169,7 +168,8 @@ fn fallback_input(node: &Node, session: &Session, message: &Fallback, message_id
     let limit = node.settings.load().server.handler_timeout;
     let call = MessageCall {
         action: Cow::Borrowed(&message.action),
-        connection_id: Cow::Borrowed(&message.connection_id),
+        // Plugins compiled before there was none read a text.
+        connection_id: Cow::Borrowed(message.connection_id.as_deref().unwrap_or_default()),
         user_id: message.user_id.as_deref().map(str::to_owned),
         data: message.data.raw().ok(),
         meta: Meta {
@@ -190,15 +190,15 @@ fn settle(node: &Node, session: &Session, message: &Fallback, answer: Answer) ->
     let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
     let id = message.client_id.as_ref();
     let reply = match answer.status {
-        Status::Done if answer.bytes.is_empty() => id.map(|_| frame::message(&message.action, id, &Json::NULL)),
+        Status::Done if answer.bytes.is_empty() => id.map(|_| Ok(session.message(&message.action, id, &Json::NULL))),
         Status::Done => {
             let data = Json::parse(answer.bytes).map_err(|error| CallFailure::Failed(format!("the reply is no JSON: {error}")))?;
-            Some(frame::message(&message.action, id, &data))
+            Some(Ok(session.message(&message.action, id, &data)))
         }
         Status::Rejected => {
             let reject: RejectWire = serde_json::from_slice(&answer.bytes)
                 .unwrap_or_else(|_| RejectWire { code: ErrorCode::Failed.as_str().to_owned(), message: text(&answer.bytes) });
-            Some(frame::error(id, &reject.code, &reject.message, None))
+            Some(Err(reject))
         }
         Status::Retry | Status::Panicked => return Err(CallFailure::Failed(text(&answer.bytes))),
         Status::Unsupported => return Err(CallFailure::NoHandler),
@@ -206,11 +206,14 @@ fn settle(node: &Node, session: &Session, message: &Fallback, answer: Answer) ->
     let frame_bytes_max = node.settings.load().limits.frame_out_max.as_u64();
     if let Some(reply) = reply {
         send_answer(session, message, |session| {
-            if reply.len() as u64 > frame_bytes_max {
-                tracing::warn!(session = %session.id, action = message.action, bytes = reply.len(), "reply is over limits.frame_out_max");
-                session.send_error(id, ErrorCode::Failed, "the reply is too large");
-            } else {
-                session.send(reply);
+            let bytes = reply.as_ref().map_or_else(|reject| reject.message.len(), Bytes::len);
+            match reply {
+                _ if bytes as u64 > frame_bytes_max => {
+                    tracing::warn!(session = %session.id, action = message.action, bytes, "reply is over limits.frame_out_max");
+                    session.send_error(id, ErrorCode::Failed, "the reply is too large");
+                }
+                Ok(reply) => session.send(reply),
+                Err(reject) => session.send_failure(id, &reject.code, &reject.message),
             }
         });
     }

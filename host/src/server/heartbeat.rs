@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use super::node::{Current, Node};
 use super::session::Pulse;
 use crate::wire::codes::CloseCode;
-use crate::wire::frame;
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -35,7 +34,7 @@ fn sweep(node: &Node) {
             Pulse::Unregistered => session.outlet.close(CloseCode::RegistrationTimeout, "not registered in time"),
             Pulse::Idle => session.outlet.close(CloseCode::Idle, "nothing heard from you for too long"),
             Pulse::Ping => session.outlet.ping(),
-            Pulse::Expiring { in_ms } => session.send(frame::expiring(in_ms)),
+            Pulse::Expiring { in_ms } => session.send_expiring(in_ms),
             Pulse::Expired => session.outlet.close(CloseCode::Expired, "your token has expired; connect with a fresh one"),
         }
     }

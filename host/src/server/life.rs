@@ -9,7 +9,6 @@ use super::delivery::{self, Ended};
 use super::drain;
 use super::node::{Current, Node};
 use crate::wire::codes::CloseCode;
-use crate::wire::frame;
 
 const LOST: &str = "this server was taken for dead; connect again";
 
@@ -55,7 +54,7 @@ fn retire(node: &Arc<Node>, retired: &TaskTracker) {
     );
     let settings = node.settings.load();
     for session in sessions {
-        session.send(frame::draining(drain::reconnect_after_ms(&settings)));
+        session.send_draining(drain::reconnect_after_ms(&settings));
         session.outlet.close(CloseCode::Draining, LOST);
     }
     let node = Arc::clone(node);

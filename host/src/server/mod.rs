@@ -20,6 +20,7 @@ mod handshake;
 mod head;
 mod heartbeat;
 mod hold;
+mod holders;
 mod identify;
 mod ledger;
 mod life;

@@ -41,7 +41,7 @@ pub(crate) struct Node {
     /// Whether it is surely ours.
     pub hold: Hold,
     /// Who was not let in, or sent away, and why.
-    pub refusals: Refusals,
+    pub refusals: Arc<Refusals>,
     /// How fast each user sends.
     pub users: Users,
     /// What waits for its clients and has passed, with those of the nodes before it.
@@ -68,7 +68,7 @@ impl Node {
             calls: HandlerCalls::new(),
             alive: TaskTracker::new(),
             hold: Hold::default(),
-            refusals: Refusals::default(),
+            refusals: Arc::default(),
             users: Users::default(),
             backlog: Arc::default(),
             tokens: None,

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// A flood of one cause is told once in this time.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Codes of messages that the application would have wanted to run. Who is `rate_limited` is logged as refused already.
+const LOSSES: [&str; 5] = ["busy", "unconfirmed", "failed", "timeout", "unavailable"];
+
 /// Who was refused of late.
 #[derive(Default)]
 pub(crate) struct Refusals {
@@ -26,6 +29,16 @@ impl Refusals {
         metrics::counter!("plugsocket_refusals_total", "cause" => cause).increment(1);
         if let Some(untold) = self.due(cause, Instant::now()) {
             tracing::warn!(cause, %ip, untold, "refused: {text}");
+        }
+    }
+
+    /// Counts what a client was not told because its protocol has no such frames. Its own message may be lost by that: then it is logged as above.
+    pub fn note_withheld(&self, code: &'static str, ip: IpAddr, text: &str) {
+        metrics::counter!("plugsocket_frames_withheld_total", "code" => code).increment(1);
+        if LOSSES.contains(&code)
+            && let Some(untold) = self.due(code, Instant::now())
+        {
+            tracing::warn!(code, %ip, untold, "a message came to nothing, and the flat protocol can't tell its client: {text}");
         }
     }
 

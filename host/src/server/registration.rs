@@ -16,9 +16,10 @@ use super::session::Session;
 use super::token::Verified;
 use crate::config::Limits;
 use crate::queue::Entry;
-use crate::wire::codes::{CloseCode, ErrorCode};
+use crate::wire::codes::ErrorCode;
 use crate::wire::envelope::ClientId;
 use crate::wire::ids::is_reserved_connection_id;
+use crate::wire::php_job::TypedId;
 use crate::wire::protocol::Protocol;
 
 /// The end of a registration that nobody gave a reason for.
@@ -36,6 +37,8 @@ pub(crate) struct Registration {
     pub user_id: Option<Arc<str>>,
     /// What the client's token says.
     pub verified: Option<Arc<Verified>>,
+    /// The handler gave `connection_id` and `user_id` as JSON integers.
+    are_numbers: (bool, bool),
     node: Arc<Node>,
     session: Arc<Session>,
     /// As it goes to the queue, and into `disconnect`. `None` when it has ended.
@@ -50,8 +53,20 @@ impl Registration {
         let id = identity.connection_id.get_or_insert_with(|| Id::from(session.id.as_str()));
         let connection_id = id.to_string().into();
         let user_id = identity.user_id.as_ref().map(|id| id.to_string().into());
+        let is_number = |id: Option<&Id>| matches!(id, Some(Id::Number(_)));
+        let are_numbers = (is_number(identity.connection_id.as_ref()), is_number(identity.user_id.as_ref()));
         let json = serde_json::to_vec(identity).unwrap_or_else(|_| b"{}".to_vec());
-        Self { connection_id, user_id, verified: None, node, session, identity: Some(json.into()), is_announced: false }
+        Self { connection_id, user_id, verified: None, are_numbers, node, session, identity: Some(json.into()), is_announced: false }
+    }
+
+    /// The public id, in the JSON type that the handler gave.
+    pub fn typed_connection_id(&self) -> TypedId<'_> {
+        TypedId { text: &self.connection_id, is_number: self.are_numbers.0 }
+    }
+
+    /// The user, likewise.
+    pub fn typed_user_id(&self) -> Option<TypedId<'_>> {
+        self.user_id.as_deref().map(|text| TypedId { text, is_number: self.are_numbers.1 })
     }
 
     /// Queues `disconnect`, behind the session's messages to the handler. The receiver resolves when it is done; it need not be awaited.
@@ -250,12 +265,7 @@ pub(crate) async fn register(node: Arc<Node>, session: Arc<Session>, request: Re
         Err(denied) => denied,
     };
     match denial {
-        Denial::Refused(refusal) => {
-            session.send_error(id, ErrorCode::Refused, &refusal.reason);
-            if !refusal.keep_open {
-                session.outlet.close(CloseCode::Refused, refusal.reason);
-            }
-        }
+        Denial::Refused(refusal) => session.refuse(id, refusal),
         Denial::Busy(reason) => session.send_error(id, ErrorCode::Busy, &reason),
         Denial::Unusable => session.send_error(id, ErrorCode::Failed, "the handler gave an identity that can't be used"),
         Denial::Unannounced => session.send_error(id, ErrorCode::Busy, "the queue can't be reached"),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use plugsocket_plugin::call::ConnectionInfo;
 
+use super::holders::Holders;
 use super::session::{Pulse, Session};
 use crate::config::Limits;
 use crate::context::LocalConnections;
@@ -22,8 +23,7 @@ pub(crate) struct Roster {
 #[derive(Default)]
 struct Tables {
     sessions: HashMap<SessionId, Seat>,
-    /// Ids the handler chose; a session's own id needs no entry.
-    connections: HashMap<Arc<str>, SessionId>,
+    connections: Holders,
     users: HashMap<Arc<str>, HashSet<SessionId>>,
     groups: HashMap<Arc<str>, HashSet<SessionId>>,
     registered: usize,
@@ -85,10 +85,14 @@ impl Roster {
             identity: entry.identity.clone(),
         };
         let tables = &mut *tables;
-        let seat = tables.sessions.get_mut(&entry.session)?;
+        if !tables.sessions.contains_key(&entry.session) {
+            return None;
+        }
         let mut older = None;
         if entry.connection_id != entry.session.as_str() {
-            older = tables.connections.insert(Arc::clone(&member.connection_id), entry.session.clone());
+            let sessions = &tables.sessions;
+            let stays = |older: &SessionId| sessions.get(older).is_some_and(|seat| seat.session.shares_its_id());
+            older = tables.connections.take(&member.connection_id, &entry.session, stays);
         }
         if let Some(user) = &member.user_id {
             tables.users.entry(Arc::clone(user)).or_default().insert(entry.session.clone());
@@ -96,10 +100,16 @@ impl Roster {
         for group in &member.groups {
             tables.groups.entry(Arc::clone(group)).or_default().insert(entry.session.clone());
         }
-        seat.member = Some(Box::new(member));
+        tables.sessions.get_mut(&entry.session)?.member = Some(Box::new(member));
         tables.registered += 1;
         at_entry();
         older.and_then(|older| tables.sessions.get(&older)).map(|seat| Arc::clone(&seat.session))
+    }
+
+    /// What the queue knows of the session that has this public id; `None` for a session's own id.
+    pub fn holder(&self, connection_id: &str) -> Option<Entry> {
+        let session = self.lock().connections.newest(connection_id)?.clone();
+        self.announced(&session)
     }
 
     /// Ends a session's membership; `None` when it had none. The session stays, to register again.
@@ -162,7 +172,8 @@ impl Roster {
         }
     }
 
-    /// The sessions that any of the addresses means, each once, without `except` (a public id or session id).
+    /// The sessions that any of the addresses means, each once, without `except`: a session id, or a public id with all sessions that
+    /// have it.
     pub fn resolve(&self, to: &[Address], except: Option<&str>) -> Vec<Arc<Session>> {
         let tables = self.lock();
         let mut found = Vec::new();
@@ -173,8 +184,10 @@ impl Roster {
             found.sort_unstable_by_key(Arc::as_ptr);
             found.dedup_by_key(|session| Arc::as_ptr(session));
         }
-        if let Some(left_out) = except.and_then(|id| tables.by_public_id(id)) {
-            found.retain(|session| !Arc::ptr_eq(session, left_out));
+        if let Some(except) = except {
+            let left_out = tables.by_public_id(except).map(|session| &session.id);
+            let older = tables.connections.older(except);
+            found.retain(|session| Some(&session.id) != left_out && !older.contains(&session.id));
         }
         found
     }
@@ -225,7 +238,7 @@ impl LocalConnections for Roster {
 
 impl Tables {
     fn by_public_id(&self, id: &str) -> Option<&Arc<Session>> {
-        let seat = match self.connections.get(id) {
+        let seat = match self.connections.newest(id) {
             Some(session) => self.sessions.get(session),
             None => SessionId::parse(id).and_then(|session| self.sessions.get(&session)),
         };
@@ -249,9 +262,7 @@ impl Tables {
     fn vacate(&mut self, session: &SessionId) -> Option<Entry> {
         let member = self.sessions.get_mut(session)?.member.take()?;
         self.registered -= 1;
-        if self.connections.get(&member.connection_id) == Some(session) {
-            self.connections.remove(&member.connection_id);
-        }
+        self.connections.give_up(&member.connection_id, session);
         if let Some(user) = &member.user_id {
             forget(&mut self.users, user.as_ref(), session);
         }
@@ -293,7 +304,7 @@ mod tests {
         fn seat(&self, connection_id: Option<&str>, user: &str, groups: &[&str]) -> Arc<Session> {
             let settings = Arc::new(arc_swap::ArcSwap::from_pointee(Settings::default()));
             let id = SessionId::random(&self.node).unwrap();
-            let session = Arc::new(Session::new(id.clone(), IpAddr::from([127, 0, 0, 1]), settings, Arc::default(), 0));
+            let session = Arc::new(Session::new((id.clone(), IpAddr::from([127, 0, 0, 1])), settings, <_>::default(), 0));
             assert!(self.roster.admit(Arc::clone(&session)));
             self.roster.enter(&entry(&id, connection_id, user, groups), || {});
             session
@@ -378,7 +389,7 @@ mod tests {
         let settings = Arc::new(arc_swap::ArcSwap::from_pointee(Settings::default()));
         let newcomer = || {
             let id = SessionId::random(&room.node).unwrap();
-            Arc::new(Session::new(id, IpAddr::from([127, 0, 0, 1]), Arc::clone(&settings), Arc::default(), 0))
+            Arc::new(Session::new((id, IpAddr::from([127, 0, 0, 1])), Arc::clone(&settings), <_>::default(), 0))
         };
         assert!(room.roster.admit(newcomer()));
         assert_eq!(room.count(&[Address::All], None), 0);

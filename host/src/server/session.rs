@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use plugsocket_plugin::call::RefusalWire;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::backlog::Backlog;
@@ -12,15 +13,22 @@ use super::expiry::Expiry;
 use super::ledger::Ledger;
 use super::node::ms;
 use super::outlet::{Outlet, OutletLimit};
+use super::refusals::Refusals;
+use super::replace::REPLACED;
 use crate::config::{Limits, LiveSettings};
 use crate::wire::codes::{CloseCode, ErrorCode};
 use crate::wire::envelope::ClientId;
 use crate::wire::frame;
 use crate::wire::ids::SessionId;
+use crate::wire::json::Json;
+use crate::wire::protocol::Protocol;
 
 /// `unregistered_since_ms` of a session that is registered, or whose registration is being decided; `stalled_since_ms` of a client that takes
 /// what there is for it.
 const NOT_WAITING: u64 = u64::MAX;
+
+/// What an error is counted as whose code is a plugin's own: those are without number.
+const PLUGINS_OWN: &str = "plugin";
 
 /// What clients of a server that drains are told.
 const GOING: &str = "this server is going away; connect again";
@@ -36,6 +44,8 @@ pub(crate) struct Session {
     /// When its token ends.
     pub expiry: Expiry,
     settings: LiveSettings,
+    protocol: Protocol,
+    refusals: Arc<Refusals>,
     ledger: Mutex<Ledger>,
     unregistered_since_ms: AtomicU64,
     heard_ms: AtomicU64,
@@ -45,22 +55,32 @@ pub(crate) struct Session {
 
 impl Session {
     /// A session that has just been accepted. Times are milliseconds of the node's clock.
-    pub fn new(id: SessionId, ip: IpAddr, settings: LiveSettings, backlog: Arc<Backlog>, now_ms: u64) -> Self {
-        Self {
+    pub fn new(
+        (id, ip): (SessionId, IpAddr),
+        settings: LiveSettings,
+        (backlog, refusals): (Arc<Backlog>, Arc<Refusals>),
+        now_ms: u64,
+    ) -> Self {
+        let protocol = settings.load().server.protocol;
+        let session = Self {
             id,
             ip,
             outlet: Outlet::new(backlog),
             expiry: Expiry::default(),
             settings,
+            protocol,
+            refusals,
             ledger: Mutex::default(),
-            unregistered_since_ms: AtomicU64::new(now_ms),
+            unregistered_since_ms: AtomicU64::new(NOT_WAITING),
             heard_ms: AtomicU64::new(now_ms),
             pinged_ms: AtomicU64::new(now_ms),
             stalled_since_ms: AtomicU64::new(NOT_WAITING),
-        }
+        };
+        session.await_registration(now_ms);
+        session
     }
 
-    /// Sends a frame made by [`frame`].
+    /// Sends a frame in the shapes of its protocol.
     pub fn send(&self, frame: Bytes) {
         match Utf8Bytes::try_from(frame) {
             Ok(frame) => self.send_text(frame),
@@ -76,8 +96,79 @@ impl Session {
 
     /// Sends an `error` with one of our codes.
     pub fn send_error(&self, id: Option<&ClientId>, code: ErrorCode, text: &str) {
-        metrics::counter!("plugsocket_errors_sent_total", "code" => code.as_str()).increment(1);
-        self.send(frame::coded_error(id, code, text));
+        self.send_error_after(id, code, text, code.retry_after_ms());
+    }
+
+    /// As [`Self::send_error`], and says when to try again.
+    pub fn send_error_after(&self, id: Option<&ClientId>, code: ErrorCode, text: &str, retry_after_ms: Option<u64>) {
+        if !self.is_withheld(code.as_str(), text) {
+            metrics::counter!("plugsocket_errors_sent_total", "code" => code.as_str()).increment(1);
+            self.send(frame::error(id, code.as_str(), text, retry_after_ms));
+        }
+    }
+
+    /// Sends an `error` that a plugin made, or a worker; the code may be the plugin's own.
+    pub fn send_failure(&self, id: Option<&ClientId>, code: &str, text: &str) {
+        let name = ErrorCode::ALL.iter().map(|known| known.as_str()).find(|known| *known == code);
+        if !self.is_withheld(name.unwrap_or(PLUGINS_OWN), text) {
+            metrics::counter!("plugsocket_failures_passed_on_total").increment(1);
+            self.send(frame::error(id, code, text, None));
+        }
+    }
+
+    /// Answers a `ping`, or says that a message is stored: `action` is `pong` or `accepted`.
+    pub fn send_bare(&self, action: &'static str, id: Option<&ClientId>) {
+        if !self.is_withheld(action, "") {
+            self.send(frame::bare(action, id));
+        }
+    }
+
+    /// Tells the client that the server goes away, and when to come back.
+    pub fn send_draining(&self, reconnect_after_ms: u64) {
+        if !self.is_withheld("draining", "") {
+            self.send(frame::draining(reconnect_after_ms));
+        }
+    }
+
+    /// Tells the client that its token ends in so many milliseconds.
+    pub fn send_expiring(&self, in_ms: u64) {
+        if !self.is_withheld("expiring", "") {
+            self.send(frame::expiring(in_ms));
+        }
+    }
+
+    /// Tells the client that it may not register, and closes the socket, unless it is to stay or the client would not know why.
+    pub fn refuse(&self, id: Option<&ClientId>, refusal: RefusalWire) {
+        self.send_error(id, ErrorCode::Refused, &refusal.reason);
+        if !refusal.keep_open && self.protocol.has_system_frames() {
+            self.outlet.close(CloseCode::Refused, refusal.reason);
+        }
+    }
+
+    /// A newer connection has the id: this one closes, where clients know that one of them is enough.
+    pub fn give_way(&self) {
+        if !self.shares_its_id() {
+            self.outlet.close(CloseCode::Replaced, REPLACED);
+        }
+    }
+
+    /// Whether it stays when a newer connection takes its public id.
+    pub fn shares_its_id(&self) -> bool {
+        self.protocol.shares_ids()
+    }
+
+    /// A message or a reply in the shape its client knows.
+    pub fn message(&self, action: &str, id: Option<&ClientId>, data: &Json) -> Bytes {
+        self.protocol.message(action, id, data)
+    }
+
+    /// The one place that keeps the server's own frames from clients that know none; they are counted, and lost messages logged.
+    fn is_withheld(&self, code: &'static str, text: &str) -> bool {
+        let is_withheld = !self.protocol.has_system_frames();
+        if is_withheld {
+            self.refusals.note_withheld(code, self.ip, text);
+        }
+        is_withheld
     }
 
     /// What is owed to the client.
@@ -100,7 +191,7 @@ impl Session {
     pub fn leave(&self, reconnect_after_ms: u64) {
         let mut ledger = self.ledger();
         if ledger.leave(reconnect_after_ms) {
-            self.send(frame::draining(reconnect_after_ms));
+            self.send_draining(reconnect_after_ms);
             self.go_if_owed_nothing(&ledger);
         }
     }
@@ -122,8 +213,7 @@ impl Session {
 
     /// Refuses to begin something for a client that is to go.
     pub fn send_leaving(&self, id: Option<&ClientId>, reconnect_after_ms: u64) {
-        metrics::counter!("plugsocket_errors_sent_total", "code" => ErrorCode::Busy.as_str()).increment(1);
-        self.send(frame::error(id, ErrorCode::Busy.as_str(), GOING, Some(reconnect_after_ms)));
+        self.send_error_after(id, ErrorCode::Busy, GOING, Some(reconnect_after_ms));
     }
 
     /// Called with the ledger's lock held, so that no answer is on its way between it and the outlet.
@@ -167,9 +257,11 @@ impl Session {
         self.stalled_since_ms.store(NOT_WAITING, Relaxed);
     }
 
-    /// Starts the time within which the client has to register.
+    /// Starts the time within which the client has to register, where it has to.
     pub fn await_registration(&self, now_ms: u64) {
-        self.unregistered_since_ms.store(now_ms, Relaxed);
+        if self.protocol.needs_registration() {
+            self.unregistered_since_ms.store(now_ms, Relaxed);
+        }
     }
 
     /// The client has registered, or its registration is being decided.
@@ -240,7 +332,7 @@ mod tests {
     fn session() -> Session {
         let id = SessionId::random(&NodeId::random().unwrap()).unwrap();
         let settings = Arc::new(arc_swap::ArcSwap::from_pointee(Settings::default()));
-        Session::new(id, IpAddr::from([127, 0, 0, 1]), settings, Arc::default(), 0)
+        Session::new((id, IpAddr::from([127, 0, 0, 1])), settings, <_>::default(), 0)
     }
 
     #[test]

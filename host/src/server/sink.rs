@@ -15,7 +15,8 @@ pub(crate) fn open(
     session: Option<SessionId>,
     sender: Option<Sender>,
 ) -> Arc<dyn HostSink> {
-    let frame_bytes_max = usize::try_from(node.settings.load().limits.frame_out_max.as_u64()).unwrap_or(usize::MAX);
+    let settings = node.settings.load();
+    let frame_bytes_max = usize::try_from(settings.limits.frame_out_max.as_u64()).unwrap_or(usize::MAX);
     let local: Arc<dyn LocalConnections> = node.roster.clone();
     let options = ContextOptions {
         queue: node.queue.clone(),
@@ -25,7 +26,7 @@ pub(crate) fn open(
         local: Some(local),
         frame_bytes_max,
     };
-    let sink = ContextSink::new(options).with_names((&node.settings.load().limits).into());
+    let sink = ContextSink::new(options).with_names((&**settings).into());
     Arc::new(match sender {
         Some(sender) => sink.with_sender(sender),
         None => sink,

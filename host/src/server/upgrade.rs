@@ -45,7 +45,12 @@ pub(crate) async fn admit(
     stop: &CancellationToken,
 ) -> Result<Admitted, Rejection> {
     let is_asked = node.settings.load().server.connect_on == ConnectOn::Upgrade;
-    let session = Arc::new(Session::new(id, ip, Arc::clone(&node.settings), Arc::clone(&node.backlog), node.now_ms()));
+    let session = Arc::new(Session::new(
+        (id, ip),
+        Arc::clone(&node.settings),
+        (Arc::clone(&node.backlog), Arc::clone(&node.refusals)),
+        node.now_ms(),
+    ));
     if !is_asked && node.tokens.is_none() {
         return Ok(Admitted { session, verified: None, registration: None });
     }

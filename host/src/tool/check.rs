@@ -7,7 +7,7 @@ use anyhow::{anyhow, bail};
 use clap::Args;
 use plugsocket_plugin::call::{Manifest, Role};
 
-use crate::config::{Common, PluginAction, Settings};
+use crate::config::{Common, ListAction, PluginAction, Settings};
 use crate::plugin::{Checker, Launcher, Lock, PluginError, Trust, inspect, judge, library_path, sha256_of};
 
 /// Flags of `check`.
@@ -33,6 +33,11 @@ pub async fn check(args: CheckArgs, check_files: impl FnOnce(&Settings) -> anyho
     let settings = args.common.source(Vec::new()).load()?;
     check_files(&settings)?;
     println!("{}: ok, {} actions", args.common.config.display(), settings.actions.len());
+    if args.libraries.is_empty() {
+        for (action, ListAction { list, handle }) in settings.list_actions() {
+            println!("{action}: ok: pushed to {}{list} for PHP's {handle}, which is not checked", settings.php.prefix);
+        }
+    }
     let checker = Checker::new(Launcher::own_executable()?);
     let mut refused = 0;
     let is_installed = args.libraries.is_empty();

@@ -11,7 +11,6 @@ use tokio_util::task::TaskTracker;
 use super::reach;
 use crate::config::Common;
 use crate::queue::{self, Health, QueueOptions};
-use crate::wire::codes::check_action;
 use crate::wire::delivery::{Address, Body, Delivery};
 use crate::wire::json::Json;
 
@@ -66,7 +65,7 @@ pub async fn send(args: SendArgs) -> anyhow::Result<()> {
         let ops = settings.ops.listen.map_or_else(|| "ops.listen".to_owned(), |ops| ops.to_string());
         format!("send with POST http://{ops}/v1/send instead")
     })?;
-    check_action(&args.action, settings.limits.action_bytes_max).map_err(anyhow::Error::msg)?;
+    settings.server.protocol.check_action(&args.action, settings.limits.action_bytes_max).map_err(anyhow::Error::msg)?;
     let data = Json::parse(Bytes::from(args.data)).context("DATA is not JSON; quote it for the shell: '{\"text\": \"hi\"}'")?;
     let mut to: Vec<_> = args.to.to_connection.into_iter().map(Address::Connection).collect();
     to.extend(args.to.to_user.into_iter().map(Address::User));

@@ -24,6 +24,25 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::BadFrame,
+        Self::NotRegistered,
+        Self::Refused,
+        Self::Busy,
+        Self::Unconfirmed,
+        Self::RateLimited,
+        Self::Failed,
+        Self::Timeout,
+        Self::Unavailable,
+    ];
+
+    /// After how long another attempt is worth it, when nothing better is known.
+    #[must_use]
+    pub fn retry_after_ms(self) -> Option<u64> {
+        matches!(self, Self::Busy | Self::RateLimited).then_some(1000)
+    }
+
     /// The code as it stands in the frame.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -131,17 +150,3 @@ impl CloseCode {
 }
 
 pub use plugsocket_plugin::call::SYSTEM_ACTIONS;
-
-/// Whether somebody other than the server may send this action to clients.
-///
-/// # Errors
-/// A sentence that says why not.
-pub fn check_action(action: &str, action_bytes_max: usize) -> Result<(), String> {
-    if SYSTEM_ACTIONS.contains(&action) {
-        return Err(format!("`{action}` is a system action; choose another name"));
-    }
-    if action.is_empty() || action.len() > action_bytes_max || action.chars().any(char::is_control) {
-        return Err(format!("the action must have 1 to {action_bytes_max} bytes and no control characters"));
-    }
-    Ok(())
-}

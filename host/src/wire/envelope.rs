@@ -86,6 +86,17 @@ pub enum EnvelopeError {
 }
 
 impl EnvelopeError {
+    /// A word for the metrics.
+    #[must_use]
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "too_large",
+            Self::TooDeep(_) => "too_deep",
+            Self::Syntax(_) => "syntax",
+            Self::Member { .. } => "member",
+        }
+    }
+
     /// The id to echo in the error.
     #[must_use]
     pub fn id(&self) -> Option<&ClientId> {

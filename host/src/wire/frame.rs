@@ -51,8 +51,7 @@ pub fn error(id: Option<&ClientId>, code: &str, text: &str, retry_after_ms: Opti
 /// An `error` frame with one of our own codes; `busy` and `rate_limited` say when to try again.
 #[must_use]
 pub fn coded_error(id: Option<&ClientId>, code: ErrorCode, text: &str) -> Bytes {
-    let retry_after_ms = matches!(code, ErrorCode::Busy | ErrorCode::RateLimited).then_some(1000);
-    error(id, code.as_str(), text, retry_after_ms)
+    error(id, code.as_str(), text, code.retry_after_ms())
 }
 
 fn start(action: &str, id: Option<&ClientId>, data_bytes: usize) -> BytesMut {

@@ -10,4 +10,5 @@ pub mod ids;
 pub mod job;
 pub mod json;
 pub mod php;
+pub mod php_job;
 pub mod protocol;

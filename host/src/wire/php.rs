@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 use super::delivery::{Address, Body, Delivery};
 use super::json::{Json, nests_deeper_than};
 
-const DEPTH_MAX: usize = 128;
+/// As deep as PHP's `json_encode` goes unless told otherwise.
+const DEPTH_MAX: usize = 512;
 
 /// Why an item is no delivery.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,12 @@ pub enum PhpItemError {
     /// No usable key in `to`.
     #[error("item is addressed to nobody")]
     Nobody,
+    /// A key of `to` holds neither text nor an integer.
+    #[error("`{0}` is no id: ids are strings and integers")]
+    BadId(&'static str),
+    /// Its action is empty.
+    #[error("item has no action")]
+    NoAction,
 }
 
 #[derive(Deserialize)]
@@ -62,28 +69,35 @@ pub fn parse(item: &[u8], limit: usize) -> Result<Delivery, PhpItemError> {
         return Err(PhpItemError::TooDeep);
     }
     let item: Item<'_> = serde_json::from_slice(item).map_err(PhpItemError::Syntax)?;
-    let to = if is_truthy(&item.to.broadcast) {
-        vec![Address::All]
-    } else {
-        let connection = id_text(&item.to.connection_id).map(Address::Connection);
-        let user = id_text(&item.to.user_id).map(Address::User);
-        let group = id_text(&item.to.group).map(Address::Group);
-        connection.into_iter().chain(user).chain(group).collect()
-    };
+    if item.action.is_empty() {
+        return Err(PhpItemError::NoAction);
+    }
+    let connection = id_text("connection_id", &item.to.connection_id)?.map(Address::Connection);
+    let user = id_text("user_id", &item.to.user_id)?.map(Address::User);
+    let group = id_text("group", &item.to.group)?.map(Address::Group);
+    let except = id_text("except", &item.to.except)?;
+    let to = if is_truthy(&item.to.broadcast) { vec![Address::All] } else { connection.into_iter().chain(user).chain(group).collect() };
     if to.is_empty() {
         return Err(PhpItemError::Nobody);
     }
     let data = item.data.map_or(Json::NULL, Json::from);
-    Ok(Delivery { to, except: id_text(&item.to.except), body: Body::Message { action: item.action, data }, origin: None })
+    Ok(Delivery { to, except, body: Body::Message { action: item.action, data }, origin: None })
 }
 
-/// An id by its decimal text: Laravel's user ids are numbers.
-fn id_text(id: &Value) -> Option<String> {
+/// An id by its decimal text: Laravel's user ids are numbers. `None` for one that is empty as PHP sees it.
+fn id_text(name: &'static str, id: &Value) -> Result<Option<String>, PhpItemError> {
     match id {
-        Value::String(text) if !text.is_empty() => Some(text.clone()),
-        Value::Number(number) if number.is_f64() => number.as_f64().map(|number| format!("{number:.0}")),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
+        Value::Null | Value::Bool(false) => Ok(None),
+        Value::String(text) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
+        Value::Array(list) if list.is_empty() => Ok(None),
+        Value::Object(members) if members.is_empty() => Ok(None),
+        Value::Number(number) => match number.as_f64() {
+            // What PHP has calculated may be a float, and still a whole number.
+            Some(float) if number.is_f64() && float.fract() == 0.0 => Ok(Some(format!("{float:.0}"))),
+            _ if number.is_f64() => Err(PhpItemError::BadId(name)),
+            _ => Ok(Some(number.to_string())),
+        },
+        _ => Err(PhpItemError::BadId(name)),
     }
 }
 
@@ -129,6 +143,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_id_is_refused_and_what_is_empty_is_absent() {
+        for bad in ["7.5", "true", "[7]", "{\"id\":7}"] {
+            for name in ["connection_id", "user_id", "group", "except"] {
+                let bad = to(&format!(r#"{{"broadcast":true,"{name}":{bad}}}"#));
+                assert!(matches!(bad, Err(PhpItemError::BadId(found)) if found == name), "{bad:?}");
+            }
+        }
+        for empty in ["null", "false", "\"\"", "[]", "{}"] {
+            assert_eq!(to(&format!(r#"{{"user_id":{empty},"except":{empty},"group":"g"}}"#)).unwrap(), [Address::Group("g".to_owned())]);
+        }
+        for (id, text) in
+            [("0", "0"), ("-7", "-7"), ("9007199254740993", "9007199254740993"), ("-9223372036854775808", "-9223372036854775808")]
+        {
+            assert_eq!(to(&format!(r#"{{"user_id":{id}}}"#)).unwrap(), [Address::User(text.to_owned())]);
+        }
+    }
+
+    #[test]
     fn broadcast_follows_php() {
         for truthy in ["true", "1", "-1", "\"1\"", "\"false\"", "[0]", "{\"a\":0}", "0.5"] {
             assert_eq!(to(&format!(r#"{{"broadcast":{truthy}}}"#)).unwrap(), [Address::All], "{truthy}");
@@ -145,5 +177,9 @@ mod tests {
         assert!(matches!(parse(b"xxxx", 3), Err(PhpItemError::TooLarge { size: 4, limit: 3 })));
         assert!(matches!(parse("[".repeat(1000).as_bytes(), 1 << 20), Err(PhpItemError::TooDeep)));
         assert!(matches!(to("{\"user_id\":null}"), Err(PhpItemError::Nobody)));
+        assert!(matches!(parse(br#"{"to":{"user_id":7},"action":""}"#, 100), Err(PhpItemError::NoAction)));
+        let deep = |levels: usize| format!(r#"{{"to":{{"user_id":7}},"action":"a","data":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
+        assert!(parse(deep(511).as_bytes(), 1 << 20).is_ok());
+        assert!(matches!(parse(deep(512).as_bytes(), 1 << 20), Err(PhpItemError::TooDeep)));
     }
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::codes::SYSTEM_ACTIONS;
 use super::envelope::{ClientId, Envelope, EnvelopeError, EnvelopeLimits};
 use super::json::Json;
 use super::{flat, frame};
@@ -36,10 +37,46 @@ impl Protocol {
         self == Self::Envelope
     }
 
+    /// Whether the action is the server's own, so that nobody else may send it to clients. Flat clients know one such action only: the others are the
+    /// application's, and its front ends may have used them for years.
+    #[must_use]
+    pub fn reserves(self, action: &str) -> bool {
+        match self {
+            Self::Envelope => SYSTEM_ACTIONS.contains(&action),
+            Self::Flat => action == "register",
+        }
+    }
+
+    /// Whether somebody other than the server may send this action to clients.
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub fn check_action(self, action: &str, action_bytes_max: usize) -> Result<(), String> {
+        if self.reserves(action) {
+            return Err(format!("`{action}` is a system action; choose another name"));
+        }
+        if action.is_empty() || action.len() > action_bytes_max || action.chars().any(char::is_control) {
+            return Err(format!("the action must have 1 to {action_bytes_max} bytes and no control characters"));
+        }
+        Ok(())
+    }
+
     /// Whether clients understand errors, answers without data, and what the server says of itself.
     #[must_use]
     pub fn has_system_frames(self) -> bool {
         self == Self::Envelope
+    }
+
+    /// Whether a client that does not register is sent away.
+    #[must_use]
+    pub fn needs_registration(self) -> bool {
+        self == Self::Envelope
+    }
+
+    /// Whether several sockets may have one connection id: the newest gets what is sent to it, and the others stay.
+    #[must_use]
+    pub fn shares_ids(self) -> bool {
+        self == Self::Flat
     }
 
     /// A message or a reply.
@@ -62,6 +99,23 @@ impl Protocol {
                 data.insert("message".to_owned(), flat::REGISTERED_MESSAGE.into());
                 Ok(flat::message(flat::REGISTERED, &Json::encode(&data)?))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flat_application_owns_every_action_but_one() {
+        for action in ["error", "ping", "expiring"] {
+            assert!(Protocol::Envelope.check_action(action, 128).unwrap_err().contains("system action"), "{action}");
+            assert_eq!(Protocol::Flat.check_action(action, 128), Ok(()), "{action}");
+        }
+        for protocol in [Protocol::Envelope, Protocol::Flat] {
+            assert!(protocol.check_action("register", 128).is_err());
+            assert!(protocol.check_action("", 128).is_err() && protocol.check_action("a\n", 128).is_err() && protocol.check_action("abc", 2).is_err());
         }
     }
 }

@@ -327,7 +327,7 @@ impl Dispatcher {
             frame_bytes_max: terms.frame_bytes_max,
         };
         let sender = Sender { connection_id: Arc::clone(&job.connection_id), user_id: job.user_id.clone(), ip: job.ip.clone() };
-        ContextSink::new(options).with_names(NameLimits::from(&settings.limits)).with_sender(sender)
+        ContextSink::new(options).with_names(NameLimits::from(settings)).with_sender(sender)
     }
 }
 

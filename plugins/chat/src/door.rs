@@ -6,17 +6,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use plugsocket_plugin::prelude::*;
 use serde::Deserialize;
 
-use crate::room;
 use crate::settings::Settings;
-
-/// Longest nickname, in characters.
-const NICKNAME_CHARS_MAX: usize = 24;
+use crate::{nickname, room};
 
 /// Longest user id, in bytes; the longest nickname makes one of at most 144.
 const USER_BYTES_MAX: usize = 200;
-
-/// Letters of Hangul that show nothing: whoever is called one of them has no name.
-const INVISIBLE: [char; 4] = ['\u{115f}', '\u{1160}', '\u{3164}', '\u{ffa0}'];
 
 /// Characters of the connection's id that name a guest.
 const GUEST_CHARS: usize = 4;
@@ -63,7 +57,7 @@ impl Handler for Door {
         let Registration { nickname, user_id } = request.data::<Option<Registration>>()?.unwrap_or_default();
         let connection = request.connection_id();
         let nickname = nickname.unwrap_or_else(|| guest_name(connection));
-        check_nickname(&nickname)?;
+        nickname::check(&nickname).map_err(|reason| Refusal::new(reason).keep_open())?;
         // Whoever has a token is who it says; without one anybody can be anybody.
         let user_id = request.claim::<Id>("sub").or(user_id).unwrap_or_else(|| Id::from(nickname.to_lowercase()));
         check_user(&user_id)?;
@@ -95,7 +89,9 @@ impl Handler for Door {
 
 fn say_goodbye(identity: &Identity, reason: &str, context: &Context) -> Result<(), ContextError> {
     let connection = identity.connection_id();
-    let nickname = identity.field::<String>("nickname").unwrap_or_else(|| "guest".to_owned());
+    // The identity is as `connect` granted it; who was renamed meanwhile leaves under the newest name.
+    let newest = context.store().get(&room::nickname_key(&connection))?;
+    let nickname = newest.or_else(|| identity.field("nickname")).unwrap_or_else(|| "guest".to_owned());
     for room in room::rooms_of(context, &connection)? {
         let left = json!({ "room": room, "nickname": nickname, "connection_id": connection, "reason": reason });
         context.to_group(room::group(&room)).send("left", &left)?;
@@ -109,22 +105,6 @@ fn guest_name(connection: &str) -> String {
     let mut end: Vec<char> = connection.chars().rev().filter(char::is_ascii_alphanumeric).take(GUEST_CHARS).collect();
     end.reverse();
     format!("guest-{}", end.into_iter().collect::<String>())
-}
-
-fn check_nickname(nickname: &str) -> Result<(), Refusal> {
-    let chars = nickname.chars().count();
-    let allowed =
-        |character: char| (character.is_alphanumeric() && !INVISIBLE.contains(&character)) || matches!(character, '_' | '-' | ' ');
-    let reason = if !(1..=NICKNAME_CHARS_MAX).contains(&chars) {
-        format!("a nickname has 1 to {NICKNAME_CHARS_MAX} characters, this one has {chars}")
-    } else if nickname.starts_with(' ') || nickname.ends_with(' ') {
-        "a nickname has no spaces at its ends".to_owned()
-    } else if let Some(character) = nickname.chars().find(|character| !allowed(*character)) {
-        format!("a nickname has letters, digits, `_`, `-` and spaces only, not {character:?}")
-    } else {
-        return Ok(());
-    };
-    Err(Refusal::new(reason).keep_open())
 }
 
 fn check_user(user: &Id) -> Result<(), Refusal> {
@@ -217,6 +197,20 @@ mod tests {
         assert_eq!(context.sent_as("left"), [left("lobby"), left("attic")]);
         assert_eq!(context.store().get("rooms:c1").unwrap(), None);
         assert_eq!(context.store().get("nick:c1").unwrap(), None);
+    }
+
+    #[test]
+    fn who_was_renamed_leaves_under_the_newest_name() {
+        let identity = Identity::new().with_connection_id("c1").with_field("nickname", "Ada");
+        for (stored, told) in [(Some("Eve"), "Eve"), (None, "Ada")] {
+            let context = MockContext::new();
+            context.store().set_json("rooms:c1", &["lobby"]).unwrap();
+            if let Some(nickname) = stored {
+                context.store().set("nick:c1", nickname).unwrap();
+            }
+            door().disconnect(&identity, "client", &context);
+            assert_eq!(context.sent_as("left")[0]["nickname"], told);
+        }
     }
 
     #[test]

@@ -75,7 +75,15 @@ pub fn rooms_of(context: &Context, connection: &str) -> Result<Vec<String>, Cont
     Ok(context.store().get_json(&rooms_key(connection))?.unwrap_or_default())
 }
 
-/// What the door knows the connection as; `guest` when that is lost.
+/// Nobody acts in a room from outside of it.
+pub fn must_be_in(context: &Context, connection: &str, room: &RoomName) -> Result<(), Failure> {
+    if rooms_of(context, connection)?.iter().any(|joined| joined == room.as_str()) {
+        return Ok(());
+    }
+    Err(Failure::reject("not_in_room", format!("you are not in `{}`; send `join` first", room.as_str())))
+}
+
+/// What a connection is called at present; `guest` when that is lost.
 pub fn nickname_of(context: &Context, connection: &str) -> Result<String, ContextError> {
     Ok(context.store().get(&nickname_key(connection))?.unwrap_or_else(|| "guest".to_owned()))
 }

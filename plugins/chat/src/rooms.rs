@@ -3,14 +3,12 @@
 use plugsocket_plugin::prelude::*;
 use serde::Deserialize;
 
+use crate::members;
 use crate::room::{self, RoomName, RoomRequest};
 use crate::settings::Settings;
 
 /// Most rooms one connection may be in.
 const ROOMS_MAX: usize = 32;
-
-/// Most members that the answer to `join` lists; each costs a look into the store for its nickname.
-const MEMBERS_MAX: usize = 100;
 
 /// Puts the sender into a room and tells it who is there and what was said.
 pub struct Join {
@@ -38,29 +36,16 @@ impl Action for Join {
         }
         context.join(&room.group(), sender)?;
         let nickname = room::nickname_of(context, sender)?;
-        let joined = json!({ "room": room.as_str(), "nickname": nickname, "connection_id": sender });
+        let joined = json!({ "room": room.as_str(), "nickname": nickname, "connection_id": sender, "user_id": message.user_id() });
         context.to_group(room.group()).send("joined", &joined)?;
+        let (members, total) = members::list(room.as_str(), message, context)?;
         Ok(Reply::json(json!({
             "room": room.as_str(),
-            "members": members(&room, sender, context)?,
+            "members": members,
+            "members_total": total,
             "history": room::history_of(context, &room, self.history_limit)?,
         })))
     }
-}
-
-/// Who is in the room, the sender first: it is one of them even while the news of its joining is still on the way.
-fn members(room: &RoomName, sender: &str, context: &Context) -> Result<Vec<Value>, ContextError> {
-    let others = context.members(&room.group())?.into_iter().map(|info| info.connection_id).filter(|id| id != sender);
-    let connections = std::iter::once(sender.to_owned()).chain(others).take(MEMBERS_MAX);
-    connections
-        .map(|connection| {
-            let nickname = context.store().get(&room::nickname_key(&connection))?;
-            Ok(match nickname {
-                Some(nickname) => json!({ "connection_id": connection, "nickname": nickname }),
-                None => json!({ "connection_id": connection }),
-            })
-        })
-        .collect()
 }
 
 /// Takes the sender out of a room; nothing happens when it is not in.
@@ -124,7 +109,7 @@ mod tests {
 
     fn join(context: &MockContext, room: &str) -> Outcome {
         let action = Join::new(&Config::default()).unwrap();
-        action.handle(&testing::message("join").data(json!({ "room": room })).build(), context)
+        action.handle(&testing::message("join").user("ada").data(json!({ "room": room })).build(), context)
     }
 
     fn history(context: &MockContext, data: Value) -> Outcome {
@@ -133,15 +118,16 @@ mod tests {
 
     #[test]
     fn joining_tells_the_room_and_shows_it_to_the_newcomer() {
-        let context = MockContext::new().with_connection("c2", None, &["room:lobby"]).with_connection("c3", None, &["room:other"]);
+        let context = MockContext::new().with_connection("c2", Some("7"), &["room:lobby"]).with_connection("c3", None, &["room:other"]);
         context.store().set("nick:c1", "Ada").unwrap();
         context.store().set("nick:c2", "Bob").unwrap();
         context.store().push_capped_json("history:lobby", &json!({ "text": "old" }), 50).unwrap();
         let reply = join(&context, "lobby").unwrap().to_json().unwrap();
-        assert_eq!(reply["members"], json!([{ "connection_id": "c1", "nickname": "Ada" }, { "connection_id": "c2", "nickname": "Bob" }]));
+        let ada = json!({ "connection_id": "c1", "user_id": "ada", "nickname": "Ada" });
+        assert_eq!(reply["members"], json!([ada, { "connection_id": "c2", "user_id": "7", "nickname": "Bob" }]));
         assert_eq!(reply["history"], json!([{ "text": "old" }]));
         assert_eq!(context.joined(), [("room:lobby".to_owned(), "c1".to_owned())]);
-        assert_eq!(context.sent_as("joined"), [json!({ "room": "lobby", "nickname": "Ada", "connection_id": "c1" })]);
+        assert_eq!(context.sent_as("joined"), [json!({ "room": "lobby", "nickname": "Ada", "connection_id": "c1", "user_id": "ada" })]);
     }
 
     #[test]

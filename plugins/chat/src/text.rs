@@ -41,16 +41,20 @@ impl ChatText {
     }
 }
 
+/// What a text must be, in a room and in private.
+pub fn check(text: &str) -> Result<(), Failure> {
+    if (1..=TEXT_CHARS_MAX).contains(&text.chars().count()) {
+        return Ok(());
+    }
+    Err(Failure::reject("bad_text", format!("a text has 1 to {TEXT_CHARS_MAX} characters")))
+}
+
 impl Action for ChatText {
     fn handle(&self, message: &Message, context: &Context) -> Outcome {
         let Request { room, text } = message.data()?;
-        if !(1..=TEXT_CHARS_MAX).contains(&text.chars().count()) {
-            return Err(Failure::reject("bad_text", format!("a text has 1 to {TEXT_CHARS_MAX} characters")));
-        }
+        check(&text)?;
         let sender = message.connection_id();
-        if !room::rooms_of(context, sender)?.iter().any(|joined| joined == room.as_str()) {
-            return Err(Failure::reject("not_in_room", format!("join `{}` before you talk in it", room.as_str())));
-        }
+        room::must_be_in(context, sender, &room)?;
         let line = json!({
             "room": room.as_str(),
             "nickname": room::nickname_of(context, sender)?,

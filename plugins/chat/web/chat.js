@@ -1,4 +1,4 @@
-// The demo chat's page: what is shown, and what is asked of the connection (connection.js).
+// The demo chat's page: what is shown, and what is asked of the connection (connection.js). The people in it are in people.js.
 "use strict";
 
 const REPORT_TIMEOUT_MS = 60_000;
@@ -7,11 +7,11 @@ const ROWS_MAX = 500;
 /** Errors after which the request may still have run. */
 const UNSURE_CODES = ["unconfirmed", "no_answer", "offline"];
 
-
 const element = (id) => document.getElementById(id);
 const page = Object.fromEntries(
   ["status", "countdown", "reconnect", "entry", "nickname", "enter", "entry-error", "chat", "room-form", "room", "report", "report-progress", "report-note",
-    "members", "messages", "newest", "composer", "text", "send", "composer-note", "build", "heartbeat"].map((id) => [id, element(id)]));
+    "who", "members", "typing", "private-bar", "private-to", "private-end", "rename-dialog", "rename", "new-nickname", "rename-cancel", "rename-error",
+    "messages", "newest", "composer", "text", "send", "composer-note", "build", "heartbeat"].map((id) => [id, element(id)]));
 
 let connection = null;
 let nickname = "";
@@ -20,11 +20,11 @@ let joined = false;
 let early = null; // messages that came between asking to join and its reply, which brings what was before them
 let build = null;
 let me = null; // the present connection id
+let user = null; // whose connection it is
 let joins = 0;
 let atEnd = true; // the reader looks at the newest messages
 const mine = new Set(); // every connection id this page has had: one more per reconnect
 const seen = new Set(); // message ids that are on the page
-const members = new Map(); // connection id → nickname
 
 function make(tag, className, text) {
   const node = document.createElement(tag);
@@ -68,6 +68,7 @@ function show(message) {
   // An outgoing message may come twice; one from outside of the chat plugin has no id and no time.
   if (message.message_id !== undefined && seen.has(message.message_id)) return;
   seen.add(message.message_id);
+  stopTyping(message.connection_id);
   const own = mine.has(message.connection_id);
   const row = messageRow(message.nickname ?? "?", message.text, message.time ?? Date.now(), own);
   row.dataset.messageId = message.message_id;
@@ -76,9 +77,13 @@ function show(message) {
   append(row);
 }
 
-function showMembers() {
-  const names = [...members.values()].sort((a, b) => a.localeCompare(b));
-  page.members.textContent = names.length ? `Here: ${names.join(", ")}` : "";
+/** Takes the room's rows off the page; private messages belong to no room. */
+function clearRoom() {
+  seen.clear();
+  for (const row of [...page.messages.children]) {
+    if (row.classList.contains("private")) seen.add(row.dataset.messageId);
+    else row.remove();
+  }
 }
 
 /** Enters a room, or the same one again after a reconnect; what is already on the page is not shown twice. */
@@ -90,10 +95,8 @@ async function join(target, { again = false } = {}) {
   early = [];
   page.room.value = target;
   ready();
-  if (!again) {
-    page.messages.replaceChildren();
-    seen.clear();
-  }
+  stopTyping();
+  if (!again) clearRoom();
   try {
     const reply = await connection.request("join", { room: target });
     if (turn !== joins) return;
@@ -102,12 +105,7 @@ async function join(target, { again = false } = {}) {
     for (const message of [...(reply.history ?? []), ...early]) show(message);
     page.messages.removeAttribute("aria-busy");
     notice(again ? "You are back." : `You are in ${target}.`);
-    members.clear();
-    for (const member of reply.members ?? []) {
-      const ghost = mine.has(member.connection_id) && member.connection_id !== me; // of this page, before a reconnect
-      if (!ghost) members.set(member.connection_id, member.nickname ?? "somebody");
-    }
-    showMembers();
+    setMembers(reply);
     joined = true;
     early = null;
     if (again) page["composer-note"].textContent = "";
@@ -134,13 +132,14 @@ const others = {
   joined(data) {
     if (data.room !== room || mine.has(data.connection_id)) return;
     if (!members.has(data.connection_id)) notice(`${data.nickname} came in.`);
-    members.set(data.connection_id, data.nickname);
+    members.set(data.connection_id, { nickname: data.nickname, userId: data.user_id ?? null });
     showMembers();
   },
   left(data) {
     if (data.room !== room || mine.has(data.connection_id)) return;
     notice(data.reason ? `${data.nickname} left (${data.reason}).` : `${data.nickname} left.`);
     members.delete(data.connection_id);
+    stopTyping(data.connection_id);
     showMembers();
   },
   report_progress(data) {
@@ -168,13 +167,19 @@ async function askBuild() {
   } catch { /* the next heartbeat asks again */ }
 }
 
-async function say(text) {
-  const row = messageRow(nickname, text, Date.now(), true);
+/** Says something in the room, or to one user only. */
+async function say(text, to) {
+  const row = to ? privateRow(nickname, to.nickname, text, Date.now(), true) : messageRow(nickname, text, Date.now(), true);
   row.classList.add("pending");
-  row.draft = text;
+  if (!to) row.draft = text;
   append(row);
   try {
-    await connection.request("chat_text", { room, text }); // the room's own copy, which comes before the reply, replaces the row
+    if (to) {
+      row.dataset.messageId = (await connection.request("private_text", { to_user: to.userId, text })).message_id;
+      row.classList.remove("pending");
+    } else {
+      await connection.request("chat_text", { room, text }); // the room's own copy, which comes before the reply, replaces the row
+    }
   } catch (error) {
     if (!row.isConnected) return;
     row.classList.replace("pending", "unsent");
@@ -182,7 +187,7 @@ async function say(text) {
     const fate = make("div", "fate", `${sure ? "Not sent" : "Perhaps not sent"}: ${error.message}`);
     const retry = make("button", "quiet", "Send again");
     retry.type = "button";
-    retry.onclick = () => { if (joined) { row.remove(); say(text); } };
+    retry.onclick = () => { if (joined) { row.remove(); say(text, to); } };
     fate.append(retry);
     row.append(fate);
     stick();
@@ -209,6 +214,8 @@ function registered(identity) {
   nickname = identity.nickname ?? nickname;
   me = identity.connection_id;
   mine.add(me);
+  user = identity.user_id ?? null;
+  remember();
   page["entry-error"].textContent = "";
   page.entry.hidden = true;
   page.chat.hidden = false;
@@ -286,14 +293,18 @@ page.composer.addEventListener("submit", (event) => {
   if (!joined) return;
   page.text.value = "";
   sessionStorage.removeItem("draft");
-  say(text);
+  say(text, partner);
+  typed();
 });
 page.text.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   page.composer.dispatchEvent(new Event("submit", { cancelable: true }));
 });
-page.text.addEventListener("input", () => sessionStorage.setItem("draft", page.text.value));
+page.text.addEventListener("input", () => {
+  sessionStorage.setItem("draft", page.text.value);
+  typing();
+});
 page.report.addEventListener("click", runReport);
 page.reconnect.addEventListener("click", () => connection?.now());
 page.newest.addEventListener("click", () => { page.messages.scrollTop = page.messages.scrollHeight; });

@@ -103,6 +103,11 @@ class Connection {
     });
   }
 
+  /** Sends what needs no answer and is worth nothing later: it is dropped while there is no connection. */
+  tell(action, data) {
+    if (this.registered) this.socket.send(JSON.stringify({ action, data }));
+  }
+
   receive(text) {
     clearTimeout(this.timers.pong);
     let frame;

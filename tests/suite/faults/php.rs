@@ -8,60 +8,78 @@ use serde_json::{Value, json};
 use crate::harness::app::App;
 use crate::harness::client::Client;
 use crate::harness::process::Process;
-use crate::harness::{PATIENCE, eventually, plugin};
+use crate::harness::{PATIENCE, eventually, php, plugin};
 
 const ITEMS: usize = 10_000;
 const CLIENTS: usize = 30;
-/// Items pushed by one command.
-const PUSHED: usize = 250;
-/// What modern Laravel does for each push, in one step as there.
-const LARAVEL_PUSH: &str = "for _, item in ipairs(ARGV) do redis.call('rpush', KEYS[1], item) redis.call('rpush', KEYS[2], 1) end";
 const LISTS: [&str; 2] = ["queues:plugsocket_out", "queues:{plugsocket_out}"];
+
+/// Has PHP push items to these addresses, by one list: two lists have no order between them.
+fn push(app: &App, list: &str, items: usize, to: &[Value]) -> Process {
+    php::start("faults/push.php", &app.redis, &[list, &items.to_string(), &json!(to).to_string()])
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_list_items_reach_each_their_connection_once_and_in_order() {
-    let app = App::start(3, 0);
+    let app = App::start(2, 0);
     let urls = app.urls();
     let mut clients = Vec::new();
-    let mut addresses = Vec::new();
+    let mut addresses = [Vec::new(), Vec::new()];
     for index in 0..CLIENTS {
         let mut client = Client::connect(&urls[index % urls.len()]).await;
         let data = client.register(json!({"nickname": format!("php-{index}"), "user_id": index + 1})).await;
-        // Every other one by its user, as a JSON number: so Laravel's ids come.
-        addresses.push(if index % 2 == 0 { json!({"user_id": index + 1}) } else { json!({"connection_id": data["connection_id"]}) });
-        clients.push(client);
+        // Some by their user, as a JSON number: so Laravel's ids come.
+        let to = if index % 3 == 0 { json!({"user_id": index + 1}) } else { json!({"connection_id": data["connection_id"]}) };
+        addresses[index / urls.len() % LISTS.len()].push(to);
+        clients.push((client, index / urls.len() % LISTS.len(), addresses[index / urls.len() % LISTS.len()].len() - 1));
     }
     let started = Instant::now();
-    let mut numbers = [0; CLIENTS];
-    for (turn, chunk) in (0..ITEMS).collect::<Vec<_>>().chunks(PUSHED).enumerate() {
-        // A connection's items all go by one list: two lists have no order between them.
-        let list = LISTS[turn % LISTS.len()];
-        let mut command: Vec<String> = ["EVAL", LARAVEL_PUSH, "2", list, &format!("{list}:notify")].map(ToOwned::to_owned).into();
-        for item in chunk {
-            let index = (item % (CLIENTS / LISTS.len())) * LISTS.len() + turn % LISTS.len();
-            let data = json!({"n": numbers[index]});
-            numbers[index] += 1;
-            command.push(json!({"to": addresses[index], "action": "item", "data": data, "meta": {"time": 1}}).to_string());
-        }
-        app.redis.cli(&command.iter().map(String::as_str).collect::<Vec<_>>());
-    }
-    for (client, count) in clients.iter_mut().zip(numbers) {
+    let mut pushing: Vec<_> = LISTS.iter().zip(&addresses).map(|(list, to)| push(&app, list, ITEMS / LISTS.len(), to)).collect();
+    for (client, list, index) in &mut clients {
+        let count = (*index..ITEMS / LISTS.len()).step_by(addresses[*list].len()).count();
         for number in 0..count {
-            assert_eq!(client.next_action("item").await["n"], number);
+            assert_eq!(client.next_action("item").await, json!({"n": number, "url": "https://example.org/ä"}));
         }
     }
-    println!("{ITEMS} PHP list items through three servers to {CLIENTS} connections: each once, in order, in {:.1?}", started.elapsed());
+    println!(
+        "{ITEMS} items of two PHP processes through two servers to {CLIENTS} connections: each once, in order, in {:.1?}",
+        started.elapsed()
+    );
+    for php in &mut pushing {
+        assert!(php.wait_exit(PATIENCE).success(), "{:?}", php.lines());
+    }
     // A second copy would be on its way behind a message to everybody.
-    app.redis.cli(&["RPUSH", LISTS[0], r#"{"to":{"broadcast":true},"action":"end"}"#]);
-    for client in &mut clients {
-        let end = client.next_where("the end", |frame| frame["action"] == "end" || frame["action"] == "item").await;
-        assert_eq!(end["action"], "end", "nothing twice");
+    for list in LISTS {
+        app.redis.cli(&["RPUSH", list, r#"{"to":{"broadcast":true},"action":"end"}"#]);
+    }
+    for (client, ..) in &mut clients {
+        for _ in LISTS {
+            let end = client.next_where("the end", |frame| frame["action"] == "end" || frame["action"] == "item").await;
+            assert_eq!(end["action"], "end", "nothing twice");
+        }
     }
     for list in LISTS {
         let left = async || app.redis.cli(&["EXISTS", list, &format!("{list}:notify")]) == "0";
         eventually("lists that are gone, their `:notify` too", PATIENCE, left).await;
     }
     assert_eq!(app.redis.cli(&["EXISTS", "ps:{plugsocket}:php:dead"]), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_notify_list_that_grew_while_nobody_served_is_gone_with_the_items() {
+    let app = App::start(1, 0);
+    let mut client = Client::enter(&app.urls()[0], "seven").await;
+    app.servers[0].signal("STOP");
+    let mut php = push(&app, LISTS[0], 300, &[json!({"user_id": "seven"})]);
+    assert!(php.wait_exit(PATIENCE).success(), "{:?}", php.lines());
+    let notify = format!("{}:notify", LISTS[0]);
+    let grown: u32 = app.redis.cli(&["LLEN", &notify]).parse().unwrap();
+    assert!(grown >= 299, "{grown}: but for one item that was waited for already, nobody takes any");
+    app.servers[0].signal("CONT");
+    for number in 0..300 {
+        assert_eq!(client.next_action("item").await["n"], number);
+    }
+    eventually("a list that is gone, its `:notify` too", PATIENCE, async || app.redis.cli(&["EXISTS", LISTS[0], &notify]) == "0").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

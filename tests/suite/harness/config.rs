@@ -8,7 +8,8 @@ use tempfile::TempDir;
 use toml::{Table, Value};
 
 /// The actions of the chat plugin.
-const CHAT_ACTIONS: [&str; 6] = ["join", "leave", "chat_text", "history", "echo", "report"];
+const CHAT_ACTIONS: [&str; 10] =
+    ["join", "leave", "chat_text", "history", "members", "typing", "private_text", "nickname", "echo", "report"];
 
 /// One config file with its folders; they are removed when this is dropped.
 pub struct Config {

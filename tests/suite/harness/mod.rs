@@ -9,6 +9,7 @@ pub mod config;
 pub mod frames;
 pub mod http;
 pub mod load;
+pub mod php;
 pub mod plugin;
 pub mod process;
 pub mod procfs;

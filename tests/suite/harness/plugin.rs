@@ -38,8 +38,20 @@ pub fn library_name(plugin: &str) -> String {
 /// # Panics
 /// When it is not there.
 pub fn chat() -> PathBuf {
+    built("chat")
+}
+
+/// The channels plugin that cargo built as a dependency of this suite.
+///
+/// # Panics
+/// When it is not there.
+pub fn channels() -> PathBuf {
+    built("channels")
+}
+
+fn built(plugin: &str) -> PathBuf {
     let deps = env::current_exe().unwrap().parent().unwrap().to_owned();
-    let name = library_name("chat");
+    let name = library_name(plugin);
     let places = [deps.join(&name), deps.parent().unwrap().join(&name)];
     places.iter().find(|path| path.is_file()).unwrap_or_else(|| panic!("no {name} at {places:?}")).clone()
 }

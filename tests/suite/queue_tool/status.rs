@@ -23,7 +23,7 @@ async fn status_follows_jobs_and_workers() {
     assert!(now["servers"][0]["lease_ms"].as_u64().is_some_and(|left| left <= 1000), "{now}");
     assert_eq!(now["partitions"].as_array().unwrap().len(), 4);
     assert!(now["totals"]["oldest_ms"].is_u64() && now["time_ms"].is_u64() && now["redis"]["used"].is_u64(), "{now}");
-    assert_eq!(now["php"], json!({"waiting": 0, "dead": 0}));
+    assert_eq!(now["php"], json!({"waiting": 0, "dead": 0, "in_lists": []}));
     let busy = queue(&app.config, "status --json").ok().json().remove(0);
     assert_eq!(busy["partitions"].as_array().unwrap().len(), 1, "without --all, those with something in them");
     assert_eq!((&busy["partitions"][0]["waiting"], &busy["partitions"][0]["worker"]), (&json!(3), &json!(null)));

@@ -131,6 +131,9 @@ pub(super) fn options() -> QueueOptions {
         dead_age_max: Duration::from_secs(3600),
         store_ttl: Duration::ZERO,
         php_item_bytes_max: 64 << 10,
+        php_prefix: String::new(),
+        php_waiting_max: 1_000,
+        php_in_lists: Vec::new(),
         tls: TlsFiles::default(),
     }
 }
@@ -210,7 +213,7 @@ pub(super) async fn offer(queue: &Queue, job: Job) -> Stored {
     let mut job = job;
     let mut on_stored: crate::queue::OnStored = Box::new(move |stored| drop(sender.send(stored)));
     while let Err(full) = queue.inbox.offer(job, on_stored) {
-        (job, on_stored) = (full.job, full.on_stored);
+        (job, on_stored) = (full.offered, full.on_stored);
         queue.inbox.room().await;
     }
     stored.await.unwrap()

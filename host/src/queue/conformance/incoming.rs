@@ -52,7 +52,7 @@ async fn jobs_of_a_session_come_in_order(backend: Backend) {
             let mut held = Some((job(session, sequence), Box::new(move |_| *stored.lock().unwrap() += 1) as _));
             while let Some((job, on_stored)) = held.take() {
                 if let Err(full) = backend.queue.inbox.offer(job, on_stored) {
-                    held = Some((full.job, full.on_stored));
+                    held = Some((full.offered, full.on_stored));
                     backend.queue.inbox.room().await;
                 }
             }

@@ -75,6 +75,7 @@ fn a_dead_nodes_connections_are_all_handed_out_and_buried() {
         backend.queue.presence.enter(&moved, None).await.unwrap();
         let estate = adopt(&backend.queue, &cleaner).await;
         assert_eq!(estate.node(), &dead);
+        assert_eq!(backend.queue.presence.online().await.unwrap(), 1, "the dead are not counted");
         let orphans = walk(&estate).await;
         let found: HashMap<_, _> = orphans.iter().map(|orphan| (orphan.session.clone(), orphan.clone())).collect();
         assert_eq!((orphans.len(), found.len()), (302, 302), "each once");

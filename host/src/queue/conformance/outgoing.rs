@@ -19,6 +19,7 @@ on_both!(
     an_older_connection_does_not_take_the_alias_back,
     leaving_removes,
     lookups_answer_who_is_there,
+    those_online_are_counted_over_all_live_nodes,
     groups_may_change,
     a_settlement_follows_the_sends_before_it,
     a_large_delivery_arrives,
@@ -193,6 +194,28 @@ async fn lookups_answer_who_is_there(backend: Backend) {
     assert_eq!(presence.members("h").await.unwrap().len(), 1);
     assert!(presence.user_connections("8").await.unwrap().is_empty());
     assert_eq!(presence.connection("bob").await.unwrap(), None);
+}
+
+async fn those_online_are_counted_over_all_live_nodes(backend: Backend) {
+    let presence = &backend.queue.presence;
+    assert_eq!(presence.online().await.unwrap(), 0);
+    let Two { feeds, entries } = two(&backend).await;
+    assert_eq!(presence.online().await.unwrap(), 2);
+    let more: Vec<Entry> = (0..5).map(|_| entry(&session(&entries[0].session.node()), None, None, &[])).collect();
+    for entry in &more {
+        presence.enter(entry, None).await.unwrap();
+    }
+    assert_eq!(presence.online().await.unwrap(), 7);
+    let again = Entry { groups: vec!["new".to_owned()], ..entries[0].clone() };
+    presence.enter(&again, Some(&entries[0])).await.unwrap();
+    assert_eq!(presence.online().await.unwrap(), 7, "each once");
+    presence.leave(&more[0]).await.unwrap();
+    assert_eq!(presence.online().await.unwrap(), 6);
+    let [first, second] = feeds;
+    patiently(second.close()).await;
+    assert_eq!(presence.online().await.unwrap(), 5, "a node that is gone counts nothing");
+    patiently(first.close()).await;
+    assert_eq!(presence.online().await.unwrap(), 0);
 }
 
 async fn groups_may_change(backend: Backend) {

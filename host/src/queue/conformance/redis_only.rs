@@ -298,6 +298,7 @@ fn php_items_reach_everyone_once_and_in_order() {
         let bob = entry(&session(&nodes[1]), None, Some("7"), &["5"]);
         backend.queue.presence.enter(&alice, None).await.unwrap();
         second.presence.enter(&bob, None).await.unwrap();
+        second.presence.enter(&entry(&session(&nodes[1]), Some("12"), None, &[]), None).await.unwrap();
         let list = &backend.options.php_lists[0];
         let bob_id = bob.session.as_str();
         let mut push = redis::cmd("RPUSH");
@@ -307,6 +308,8 @@ fn php_items_reach_everyone_once_and_in_order() {
             (format!(r#"{{"connection_id":"{bob_id}"}}"#), "session"),
             (r#"{"user_id":7}"#.to_owned(), "user"),
             (r#"{"group":5}"#.to_owned(), "group"),
+            (r#"{"connection_id":12}"#.to_owned(), "number"),
+            (r#"{"connection_id":12.0,"user_id":[]}"#.to_owned(), "float"),
             (r#"{"user_id":7,"group":"g","connection_id":"al{ice}"}"#.to_owned(), "several"),
             (r#"{"broadcast":1,"except":"al{ice}"}"#.to_owned(), "all"),
         ] {
@@ -328,7 +331,7 @@ fn php_items_reach_everyone_once_and_in_order() {
             deliveries.into_iter().map(action).collect()
         };
         assert_eq!(actions(until(&mut feeds[0], "end").await), ["alias", "user", "several", "all"]);
-        assert_eq!(actions(until(&mut feeds[1], "end").await), ["session", "user", "group", "several", "all"]);
+        assert_eq!(actions(until(&mut feeds[1], "end").await), ["session", "user", "group", "number", "float", "several", "all"]);
         let dead: Vec<String> =
             backend.command(redis::cmd("LRANGE").arg(format!("ps:{{{}}}:php:dead", backend.options.app)).arg(0).arg(-1));
         assert_eq!(dead.len(), 5, "{dead:?}");

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 use tokio::time::{self, Instant};
 
-use crate::queue::{Consumer, Full, Inbox, OnStored, QueueError, QueueOptions, Receipt, Stored, Taken, Verdict};
+use crate::queue::{Consumer, Full, Inbox, ListItem, OnStored, QueueError, QueueOptions, Receipt, Stored, Taken, Verdict};
 use crate::wire::ids::NodeId;
 use crate::wire::job::Job;
 
@@ -222,6 +222,12 @@ impl Inbox for MemoryInbox {
         drop(state);
         self.0.changed.notify_waiters();
         on_stored(Stored::Yes);
+        Ok(())
+    }
+
+    fn push(&self, _item: ListItem, on_stored: OnStored) -> Result<(), Full<ListItem>> {
+        // `config/check` refuses lists without Redis.
+        on_stored(Stored::No("the queue in memory has no lists".to_owned()));
         Ok(())
     }
 

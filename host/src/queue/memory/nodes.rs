@@ -9,12 +9,10 @@ use plugsocket_plugin::call::ConnectionInfo;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{self, Instant};
 
-use crate::queue::{Adoption, Entry, NodeFeed, NodeLease, Outbox, Presence, QueueError, QueueOptions};
+use crate::queue::{Adoption, Entry, LOOKUP_MAX, NodeFeed, NodeLease, Outbox, Presence, QueueError, QueueOptions};
 use crate::wire::delivery::{Address, Body, Delivery};
 use crate::wire::ids::{NodeId, SessionId};
 
-/// Most connections a lookup answers.
-const LOOKUP_MAX: usize = 1_000;
 /// Deliveries the feed hands over at once.
 const RECEIVE_MAX: usize = 256;
 /// Groups that joins on their way keep open; beyond it the oldest knowledge goes.
@@ -241,6 +239,10 @@ impl Presence for Nodes {
 
     async fn members(&self, group: &str) -> Result<Vec<ConnectionInfo>, QueueError> {
         Ok(self.shared.lock().find(|entry| entry.groups.iter().any(|name| name == group)))
+    }
+
+    async fn online(&self) -> Result<u64, QueueError> {
+        Ok(self.shared.lock().nodes.values().map(|node| u64::try_from(node.roster.len()).unwrap_or(u64::MAX)).sum())
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::answers::{is_passing, server_error};
 use super::commands::{Commands, Packing, deliver};
 use super::encode::Acks;
+use super::pushes::{List, Pushed};
 use crate::queue::{OnStored, QueueError, Stored};
 use crate::wire::ids::NodeId;
 
@@ -29,6 +30,8 @@ pub(super) enum Done {
     Nobody(&'static str),
     /// A client's message.
     Stored(OnStored),
+    /// A client's message for a list: sent once, whatever becomes of it.
+    Pushed { list: Arc<List>, on_stored: OnStored },
     /// A caller.
     Reply(oneshot::Sender<Result<Value, QueueError>>),
     /// A consumer's job.
@@ -39,8 +42,8 @@ pub(super) enum Done {
 pub(super) enum Write {
     /// A command with one answer.
     Command { command: Cmd, done: Done },
-    /// A client's message: its XADD, packed already.
-    Job { command: Vec<u8>, on_stored: OnStored },
+    /// A client's message: the command that stores it, packed already.
+    Packed { command: Vec<u8>, done: Done },
     /// A delivery to one node; packed with its neighbours.
     Node { node: NodeId, header: Bytes, data: Bytes },
     /// XDEL and XACK of an entry; gathered, and written after everything else of the batch.
@@ -78,6 +81,13 @@ impl Done {
                 Outcome::Unsent => Stored::No("queue is unreachable".to_owned()),
                 Outcome::Unknown => Stored::Unknown,
             }),
+            (Self::Pushed { list, on_stored }, outcome) => on_stored(list.ended(match outcome {
+                Outcome::Answer(Value::Nil) => Pushed::Full,
+                Outcome::Answer(_) => Pushed::Yes,
+                Outcome::Refused(error) => Pushed::Refused(error),
+                Outcome::Unsent => Pushed::Refused(QueueError::Unreachable("it is not connected".to_owned())),
+                Outcome::Unknown => Pushed::Unknown,
+            })),
             (Self::Reply(sender), outcome) => {
                 let _ = sender.send(match outcome {
                     Outcome::Answer(value) => Ok(value),
@@ -98,7 +108,17 @@ impl Done {
 
     /// Whether somebody waits who would rather be told than wait on.
     fn expires(&self) -> bool {
-        matches!(self, Self::Stored(_) | Self::Reply(_))
+        matches!(self, Self::Stored(_) | Self::Pushed { .. } | Self::Reply(_))
+    }
+
+    /// Whether it is a client's message, of which none may overtake another.
+    fn is_message(&self) -> bool {
+        matches!(self, Self::Stored(_) | Self::Pushed { .. })
+    }
+
+    /// Whether it may be written at most once: whoever reads it can't know a second one by its looks.
+    fn is_once(&self) -> bool {
+        matches!(self, Self::Pushed { .. })
     }
 }
 
@@ -107,7 +127,7 @@ impl Write {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Command { command, .. } => bytes_of(command),
-            Self::Job { command, .. } => command.len(),
+            Self::Packed { command, .. } => command.len(),
             Self::Node { header, data, .. } => header.len() + data.len(),
             Self::Ack { entry, .. } => entry.len(),
             Self::Mark(_) | Self::Refused { .. } => 0,
@@ -117,8 +137,7 @@ impl Write {
     /// Answers whoever waits: it will not be sent.
     pub(super) fn abandon(self) {
         match self {
-            Self::Command { done, .. } | Self::Mark(done) => done.finish(Outcome::Unsent),
-            Self::Job { on_stored, .. } => Done::Stored(on_stored).finish(Outcome::Unsent),
+            Self::Command { done, .. } | Self::Packed { done, .. } | Self::Mark(done) => done.finish(Outcome::Unsent),
             Self::Ack { partition, entry, to } => to.settled(partition, &[entry]),
             Self::Node { .. } => Done::Nobody(DELIVERY).finish(Outcome::Unsent),
             Self::Refused { on_stored, reason } => on_stored(Stored::No(reason.to_owned())),
@@ -133,12 +152,8 @@ impl Write {
                 self.abandon();
                 None
             }
-            Self::Command { done, .. } | Self::Mark(done) if done.expires() => {
+            Self::Command { done, .. } | Self::Packed { done, .. } | Self::Mark(done) if done.expires() => {
                 done.finish(Outcome::Unsent);
-                None
-            }
-            Self::Job { on_stored, .. } => {
-                Done::Stored(on_stored).finish(Outcome::Unsent);
                 None
             }
             Self::Refused { on_stored, reason } => {
@@ -169,6 +184,10 @@ impl Slot {
                 to.settled(partition, &entries);
             }
         }
+    }
+
+    fn is(&self, property: impl Fn(&Done) -> bool) -> bool {
+        matches!(self, Self::One(done) if property(done))
     }
 
     /// Whether the answer itself is asked for, not only how it went.
@@ -219,9 +238,14 @@ impl Batch {
         for (index, (slot, answer)) in self.slots.into_iter().zip(answers).enumerate() {
             match answer {
                 // Not stored by this sending: sent again, it could come after one that its client sent later.
-                Value::ServerError(error) if is_passing(&error) && matches!(slot, Slot::One(Done::Stored(_))) => {
+                Value::ServerError(error) if is_passing(&error) && slot.is(Done::is_message) => {
                     (reason, reconnect) = (error.to_string(), true);
                     slot.finish(if is_doubtful { Outcome::Unknown } else { Outcome::Refused(server_error(&error)) });
+                }
+                // One behind it may have found the script, which somebody has loaded in between.
+                Value::ServerError(error) if error.code() == "NOSCRIPT" && slot.is(Done::is_once) => {
+                    (reason, reconnect) = (error.to_string(), true);
+                    slot.finish(Outcome::Refused(server_error(&error)));
                 }
                 Value::ServerError(error) if error.code() == "NOSCRIPT" || is_passing(&error) => {
                     (reason, reconnect) = (error.to_string(), true);
@@ -260,14 +284,25 @@ impl Batch {
         for mark in std::mem::take(&mut self.marks) {
             mark.finish(Outcome::Unknown);
         }
-        if !self.slots.iter().any(|slot| matches!(slot, Slot::One(done) if done.expires())) {
+        self.end(Done::expires);
+    }
+
+    /// It was sent, and no answer will come: what may be sent only once has an unknown outcome, the rest may be sent again.
+    pub(super) fn doubt(&mut self) {
+        self.is_doubtful = true;
+        self.end(Done::is_once);
+    }
+
+    /// Tells those with this property that the outcome is unknown; the rest stays to be sent.
+    fn end(&mut self, property: impl Fn(&Done) -> bool) {
+        if !self.slots.iter().any(|slot| slot.is(&property)) {
             return;
         }
         let mut commands = Packing::default();
         let mut kept = Vec::new();
         for (index, slot) in std::mem::take(&mut self.slots).into_iter().enumerate() {
             match slot {
-                Slot::One(done) if done.expires() => done.finish(Outcome::Unknown),
+                Slot::One(done) if property(&done) => done.finish(Outcome::Unknown),
                 slot => {
                     kept.push(slot);
                     commands.add_packed(self.commands.get(index));

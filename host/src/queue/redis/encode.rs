@@ -103,10 +103,10 @@ impl<'writer> Encoder<'writer> {
                 self.commands.add(&command);
                 self.slots.push(Slot::One(done));
             }
-            Write::Job { command, on_stored } => {
+            Write::Packed { command, done } => {
                 self.bytes += command.len();
                 self.commands.add_packed(&command);
-                self.slots.push(Slot::One(Done::Stored(on_stored)));
+                self.slots.push(Slot::One(done));
             }
             Write::Node { node, header, data } => self.pack(node, &header, &data),
             Write::Ack { partition, entry, to } => self.gathered.add(partition, entry, to),

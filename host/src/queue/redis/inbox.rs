@@ -11,13 +11,13 @@ use tokio::time;
 
 use super::Redis;
 use super::answers::integer;
-use super::batch::Write;
+use super::batch::{Done, Write};
 use super::commands::{head, put};
 use super::consumer::RedisConsumer;
 use super::keys::GROUP;
 use super::pauses::Backoff;
 use super::scripts::{DEAD, LATER, evalsha};
-use crate::queue::{Consumer, Full, Inbox, OnStored, QueueError};
+use crate::queue::{Consumer, Full, Inbox, ListItem, OnStored, QueueError};
 use crate::wire::ids::NodeId;
 use crate::wire::job::{JOB_FIELDS, Job};
 
@@ -128,20 +128,24 @@ impl Inbox for Redis {
     fn offer(&self, job: Job, on_stored: OnStored) -> Result<(), Full> {
         let partitions = self.connector.partitions();
         if partitions == 0 {
-            return Err(Full { job, on_stored });
+            return Err(Full { offered: job, on_stored });
         }
         let Some(permit) = self.batcher.try_reserve(XADD_OVERHEAD_BYTES + job.data.as_bytes().len()) else {
-            return Err(Full { job, on_stored });
+            return Err(Full { offered: job, on_stored });
         };
         let partition = job.session.partition(partitions);
         if self.lengths.admit(partition, self.options.partition_jobs_max) {
             let command = xadd(&self.connector.keys().incoming(partition), &job);
-            permit.send(Write::Job { command, on_stored });
+            permit.send(Write::Packed { command, done: Done::Stored(on_stored) });
         } else {
             metrics::counter!("plugsocket_jobs_refused_total", "reason" => "partition_full").increment(1);
             permit.send(Write::Refused { on_stored, reason: "partition is full" });
         }
         Ok(())
+    }
+
+    fn push(&self, item: ListItem, on_stored: OnStored) -> Result<(), Full<ListItem>> {
+        self.push_item(item, on_stored)
     }
 
     async fn room(&self) {

@@ -19,11 +19,13 @@ mod lease;
 mod line;
 mod link;
 mod local;
+mod online;
 mod orphans;
 mod outbox;
 mod pace;
 mod pauses;
 mod presence;
+mod pushes;
 mod resp;
 mod scripts;
 mod socket;
@@ -41,6 +43,7 @@ use self::batcher::Batcher;
 use self::connect::Connector;
 use self::inbox::Lengths;
 use self::local::LocalNodes;
+use self::pushes::Lists;
 use crate::queue::{Queue, QueueError, QueueOptions};
 
 /// Everything the halves of the queue share.
@@ -49,6 +52,7 @@ struct Redis {
     batcher: Batcher,
     options: QueueOptions,
     lengths: Lengths,
+    lists: Lists,
     nodes: LocalNodes,
     tasks: TaskTracker,
     itself: Weak<Self>,
@@ -85,6 +89,7 @@ pub fn open(url: &str, options: QueueOptions, stop: CancellationToken, tasks: &T
         batcher,
         options,
         lengths: Lengths::default(),
+        lists: Lists::default(),
         nodes: LocalNodes::default(),
         tasks: tasks.clone(),
         itself: itself.clone(),
@@ -94,5 +99,6 @@ pub fn open(url: &str, options: QueueOptions, stop: CancellationToken, tasks: &T
     tasks.spawn(async move { connector.supervise().await });
     tasks.spawn(writer.run());
     tasks.spawn(inbox::watch_lengths(Arc::clone(&redis)));
+    tasks.spawn(pushes::watch(Arc::clone(&redis)));
     Ok(Queue { inbox: redis.clone(), outbox: redis.clone(), presence: redis.clone(), store: redis, health })
 }

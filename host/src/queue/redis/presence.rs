@@ -15,11 +15,9 @@ use super::local::{Route, routes};
 use super::orphans::RosterValue;
 use super::pauses::Backoff;
 use super::scripts::{ENTER, LEAD, LEAVE, NODE, UNROUTE, WITHDRAW, evalsha};
-use crate::queue::{Adoption, Entry, NodeFeed, Presence, QueueError};
+use crate::queue::{Adoption, Entry, LOOKUP_MAX, NodeFeed, Presence, QueueError};
 use crate::wire::ids::{NodeId, SessionId};
 
-/// Most connections a lookup answers.
-const LOOKUP_MAX: usize = 1_000;
 /// Roster fields looked at per step, so that a large one does not hold Redis up.
 const SCAN_COUNT: usize = 1_000;
 /// A roster outlives its node, for the next server to start: it may be a long weekend.
@@ -258,7 +256,7 @@ impl Redis {
 }
 
 /// Whether a lease that ends at `until` has not ended yet, by Redis's clock.
-fn lives(time: &Value, until: &Value) -> bool {
+pub(super) fn lives(time: &Value, until: &Value) -> bool {
     let Value::Array(parts) = time else { return false };
     let (Some(seconds), Some(micros)) = (parts.first().and_then(integer), parts.get(1).and_then(integer)) else { return false };
     let now = seconds.saturating_mul(1000).saturating_add(micros / 1000);
@@ -362,5 +360,9 @@ impl Presence for Redis {
 
     async fn members(&self, group: &str) -> Result<Vec<ConnectionInfo>, QueueError> {
         self.find(self.connector.keys().group_nodes(group), |info| info.groups.iter().any(|name| name == group)).await
+    }
+
+    async fn online(&self) -> Result<u64, QueueError> {
+        self.count_online().await
     }
 }

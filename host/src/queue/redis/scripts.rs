@@ -31,6 +31,7 @@ scripts! {
     DELIVER = "deliver",
     GROUPS = "groups",
     PROMOTE = "promote",
+    PUSH = "push",
     ROUTE = "route",
     NODE = "node",
     WITHDRAW = "withdraw",

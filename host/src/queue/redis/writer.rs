@@ -224,8 +224,11 @@ impl Writer {
         metrics::counter!("plugsocket_queue_writer_reconnects_total").increment(1);
         self.line = None;
         for flight in &mut self.flights {
-            flight.batch.is_doubtful |= flight.ticket.take().is_some();
+            if flight.ticket.take().is_some() {
+                flight.batch.doubt();
+            }
         }
+        self.flights.retain(|flight| !flight.batch.is_empty());
         self.connector.report_broken();
     }
 

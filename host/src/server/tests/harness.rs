@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::queue::{self, TestQueue};
 use crate::config::{ActionSettings, Settings};
 use crate::plugin::{Answer, Call as HandlerCall, CallError, Callee, LiveVersion, Plugins};
+use crate::queue::ListItem;
 use crate::server::{Drained, Server, Sessions};
 use crate::wire::delivery::Delivery;
 use crate::wire::ids::NodeId;
@@ -118,6 +119,7 @@ pub(super) struct House {
     pub stop: CancellationToken,
     calls: mpsc::UnboundedReceiver<Call>,
     jobs: mpsc::UnboundedReceiver<Job>,
+    items: mpsc::UnboundedReceiver<ListItem>,
     running: JoinHandle<Drained>,
 }
 
@@ -129,7 +131,7 @@ impl House {
         settings.actions.insert("known".to_owned(), ActionSettings::of("chat"));
         change(&mut settings);
         let settings = Arc::new(arc_swap::ArcSwap::from_pointee(settings));
-        let queue::Opened { queue, inside, jobs, deliveries, sent } = queue::open();
+        let queue::Opened { queue, inside, jobs, items, deliveries, sent } = queue::open();
         let (called, calls) = mpsc::unbounded_channel();
         let script = Arc::new(Script {
             calls: called,
@@ -143,7 +145,7 @@ impl House {
         let server = Server::bind(queue, plugins.clone(), settings, NodeId::random().unwrap()).await.unwrap();
         let (address, sessions, stop) = (server.local_addr(), server.sessions(), CancellationToken::new());
         let running = tokio::spawn(server.run(stop.clone()));
-        Self { address, sessions, script, plugins, queue: inside, deliveries, sent, stop, calls, jobs, running }
+        Self { address, sessions, script, plugins, queue: inside, deliveries, sent, stop, calls, jobs, items, running }
     }
 
     pub async fn client(&self) -> Client {
@@ -193,6 +195,12 @@ impl House {
 
     pub async fn job(&mut self) -> Job {
         timeout(PATIENCE, self.jobs.recv()).await.expect("a job").unwrap()
+    }
+
+    /// The next message that was pushed to a list: the list, and what PHP reads.
+    pub async fn item(&mut self) -> (String, Value) {
+        let item = timeout(PATIENCE, self.items.recv()).await.expect("an item").unwrap();
+        (item.list, serde_json::from_slice(&item.item).unwrap())
     }
 
     pub async fn drained(&mut self) -> Drained {

@@ -3,11 +3,14 @@
 mod door;
 mod dying;
 mod ending;
+mod flat;
+mod flat_ids;
 mod harness;
 mod http;
 #[path = "../../../../tests/keys/issuer.rs"]
 pub(super) mod issuer;
 mod leaving;
+mod lists;
 mod queue;
 mod registering;
 mod routing;

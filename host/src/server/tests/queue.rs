@@ -9,8 +9,8 @@ use plugsocket_plugin::call::{ConnectionInfo, StoreAnswer, StoreRequest};
 use tokio::sync::{mpsc, watch};
 
 use crate::queue::{
-    Adoption, Consumer, Entry, Estate, Full, Health, Inbox, NodeFeed, NodeLease, OnStored, Outbox, Presence, Queue, QueueError, Store,
-    Stored,
+    Adoption, Consumer, Entry, Estate, Full, Health, Inbox, ListItem, NodeFeed, NodeLease, OnStored, Outbox, Presence, Queue, QueueError,
+    Store, Stored,
 };
 use crate::wire::delivery::Delivery;
 use crate::wire::ids::{NodeId, SessionId};
@@ -43,6 +43,7 @@ pub(super) struct TestQueue {
     pub may_lead: Mutex<bool>,
     pub sent: mpsc::UnboundedSender<Delivery>,
     jobs: mpsc::UnboundedSender<Job>,
+    items: mpsc::UnboundedSender<ListItem>,
     feed: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Delivery>>>,
     _health: watch::Sender<Health>,
 }
@@ -52,12 +53,14 @@ pub(super) struct Opened {
     pub queue: Queue,
     pub inside: Arc<TestQueue>,
     pub jobs: mpsc::UnboundedReceiver<Job>,
+    pub items: mpsc::UnboundedReceiver<ListItem>,
     pub deliveries: mpsc::UnboundedSender<Delivery>,
     pub sent: mpsc::UnboundedReceiver<Delivery>,
 }
 
 pub(super) fn open() -> Opened {
     let (jobs, taken) = mpsc::unbounded_channel();
+    let (items, pushed) = mpsc::unbounded_channel();
     let (deliveries, feed) = mpsc::unbounded_channel();
     let (sent, outgoing) = mpsc::unbounded_channel();
     let (up, health) = watch::channel(Health::Up);
@@ -74,11 +77,12 @@ pub(super) fn open() -> Opened {
         may_lead: Mutex::new(true),
         sent,
         jobs,
+        items,
         feed: Arc::new(tokio::sync::Mutex::new(feed)),
         _health: up,
     });
     let queue = Queue { inbox: inside.clone(), outbox: inside.clone(), presence: inside.clone(), store: inside.clone(), health };
-    Opened { queue, inside, jobs: taken, deliveries, sent: outgoing }
+    Opened { queue, inside, jobs: taken, items: pushed, deliveries, sent: outgoing }
 }
 
 #[async_trait]
@@ -96,8 +100,21 @@ impl Inbox for TestQueue {
                 let _ = self.jobs.send(job);
                 Ok(())
             }
-            Mode::Full => Err(Full { job, on_stored }),
+            Mode::Full => Err(Full { offered: job, on_stored }),
         }
+    }
+
+    fn push(&self, item: ListItem, on_stored: OnStored) -> Result<(), Full<ListItem>> {
+        let mode = self.mode.lock().unwrap().clone();
+        if matches!(mode, Mode::Full) {
+            return Err(Full { offered: item, on_stored });
+        }
+        let _ = self.items.send(item);
+        match mode {
+            Mode::Answer(stored) => on_stored(stored),
+            _ => self.held.lock().unwrap().push(on_stored),
+        }
+        Ok(())
     }
 
     async fn room(&self) {
@@ -176,6 +193,10 @@ impl Presence for TestQueue {
 
     async fn members(&self, _group: &str) -> Result<Vec<ConnectionInfo>, QueueError> {
         Ok(Vec::new())
+    }
+
+    async fn online(&self) -> Result<u64, QueueError> {
+        Ok(0)
     }
 }
 

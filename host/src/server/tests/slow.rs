@@ -81,7 +81,7 @@ async fn a_broadcast_is_made_once_and_its_bytes_are_shared() {
         .map(|_| {
             let id = SessionId::random(&node.id).unwrap();
             let ip = IpAddr::from([127, 0, 0, 1]);
-            let session = Arc::new(Session::new(id.clone(), ip, Arc::clone(&settings), Arc::clone(&node.backlog), 0));
+            let session = Arc::new(Session::new((id.clone(), ip), Arc::clone(&settings), (Arc::clone(&node.backlog), <_>::default()), 0));
             node.roster.admit(Arc::clone(&session));
             let (connection_id, identity) = (id.to_string(), Bytes::new());
             node.roster.enter(&Entry { session: id, connection_id, user_id: None, groups: Vec::new(), identity }, || {});

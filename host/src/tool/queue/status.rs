@@ -9,7 +9,7 @@ use tokio::time;
 
 use super::{connect, print};
 use crate::config::Common;
-use crate::queue::redis::admin::{Admin, PartitionStatus, QueueStatus};
+use crate::queue::redis::admin::{Admin, InList, PartitionStatus, QueueStatus};
 
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Home, and clear to the end: in place, without the flicker of clearing first.
@@ -100,6 +100,11 @@ fn head(status: &QueueStatus) -> String {
     }
     if status.php.waiting + status.php.dead > 0 {
         text.push_str(&format!("PHP items: {} waiting, {} set aside\n", status.php.waiting, status.php.dead));
+    }
+    for InList { list, waiting, problem } in &status.php.in_lists {
+        let problem = problem.as_ref().map(|problem| format!("; {problem}")).unwrap_or_default();
+        text.push_str(&print::clean(&format!("for PHP in {list}: {waiting} waiting{problem}")));
+        text.push('\n');
     }
     text
 }

@@ -24,6 +24,9 @@ fn options() -> QueueOptions {
         store_ttl: Duration::ZERO,
         php_lists: Vec::new(),
         php_item_bytes_max: 1024,
+        php_prefix: String::new(),
+        php_waiting_max: 10,
+        php_in_lists: Vec::new(),
         tls: crate::queue::TlsFiles::default(),
     }
 }

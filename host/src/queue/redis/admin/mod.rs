@@ -14,7 +14,7 @@ use redis::{Cmd, Pipeline, RedisError, Value};
 pub use self::dead::{DeadScan, Filter, PAGE, Page, Replayed};
 pub use self::entry::{Entry, EntryId};
 pub use self::repartition::{Move, Repartitioned};
-pub use self::status::{Memory, PartitionStatus, Php, QueueStatus, Server, Totals, Worker};
+pub use self::status::{InList, Memory, PartitionStatus, Php, QueueStatus, Server, Totals, Worker};
 
 pub(super) use self::repartition::unfinished;
 use super::address::Address;
@@ -39,6 +39,7 @@ pub struct Admin {
     /// A repartition that is not finished, and the partitions it makes.
     repartition: Option<u32>,
     php_lists: Vec<String>,
+    php_in_lists: Vec<String>,
 }
 
 impl Admin {
@@ -52,7 +53,15 @@ impl Admin {
         let keys =
             Keys::new(&options.app).ok_or_else(|| QueueError::Invalid(format!("app name `{}` can't be part of a key", options.app)))?;
         let connection = address.connect(CALL_TIMEOUT).await.map_err(|error| QueueError::Unreachable(address.explain(&error)))?;
-        let mut admin = Self { connection, address, keys, partitions: 0, repartition: None, php_lists: options.php_lists.clone() };
+        let mut admin = Self {
+            connection,
+            address,
+            keys,
+            partitions: 0,
+            repartition: None,
+            php_lists: options.php_lists.clone(),
+            php_in_lists: options.php_in_lists.clone(),
+        };
         admin.read_config().await?;
         Ok(admin)
     }

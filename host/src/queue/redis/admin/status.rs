@@ -119,6 +119,20 @@ pub struct Php {
     pub waiting: u64,
     /// Items set aside.
     pub dead: u64,
+    /// The lists of `[actions]`, in which messages wait for PHP.
+    pub in_lists: Vec<InList>,
+}
+
+/// A list of `[actions]`.
+#[derive(Debug, Clone, Serialize)]
+pub struct InList {
+    /// Its key, with the prefix.
+    pub list: String,
+    /// Messages that PHP has not taken yet.
+    pub waiting: u64,
+    /// Why it can't be read: another kind of value has its name, most often.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// Commands before the partitions' own.
@@ -154,8 +168,17 @@ impl Admin {
         }
         let owned = |id: &str| partitions.iter().filter(|partition| partition.worker.as_deref() == Some(id)).count();
         let workers = live(2).into_iter().map(|(id, lease_ms)| Worker { partitions: owned(&id), id, lease_ms }).collect();
-        let lists: u64 = answers.iter().skip(HEAD + partitions.len()).map(count).sum();
-        let php_dead = answers.last().map(count).unwrap_or(0);
+        let lists = HEAD + partitions.len();
+        let in_lists = lists + self.php_lists.len();
+        let in_list = |(index, list): (usize, &String)| match answer(in_lists + index) {
+            Value::ServerError(error) => InList { list: list.clone(), waiting: 0, problem: Some(error.to_string()) },
+            value => InList { list: list.clone(), waiting: count(value), problem: None },
+        };
+        let php = Php {
+            waiting: (lists..in_lists).map(|index| count(answer(index))).sum(),
+            dead: answers.last().map(count).unwrap_or(0),
+            in_lists: self.php_in_lists.iter().enumerate().map(in_list).collect(),
+        };
         Ok(QueueStatus {
             app: self.keys.app().to_owned(),
             time_ms: now,
@@ -164,7 +187,7 @@ impl Admin {
             workers,
             totals: totals(&partitions),
             partitions,
-            php: Php { waiting: lists - php_dead, dead: php_dead },
+            php,
             repartition: self.repartition,
         })
     }
@@ -180,7 +203,7 @@ impl Admin {
             pipeline.cmd("EVAL").arg(STATUS).arg(3);
             pipeline.arg(self.keys.incoming(partition)).arg(self.keys.later(partition)).arg(self.keys.dead(partition)).arg(GROUP);
         }
-        for list in &self.php_lists {
+        for list in self.php_lists.iter().chain(&self.php_in_lists) {
             pipeline.cmd("LLEN").arg(list);
         }
         pipeline.cmd("LLEN").arg(self.keys.php_dead());

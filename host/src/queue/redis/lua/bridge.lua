@@ -16,16 +16,22 @@ local set_aside, last_reason = 0, ''
 local function encoded(id)
   return (string.gsub(id, '[{}%%%c]', function(c) return string.format('%%%02X', string.byte(c)) end))
 end
--- Lua's numbers lose integers over 2^53: those are read from the item's own text.
-local function text(id, name, item)
-  if type(id) == 'string' and id ~= '' then return id end
-  if type(id) ~= 'number' then return nil end
+-- The texts an id may have; none for one that is empty as PHP sees it. Lua's numbers lose integers over 2^53: those are read from the item's
+-- own text, where another number of the same name may look the same. The nodes read exactly, so one text too many does no harm.
+local function texts(to, name, item)
+  local id = to[name]
+  if id == nil or id == cjson.null or id == false or id == '' or (type(id) == 'table' and next(id) == nil) then return {} end
+  if type(id) == 'string' then return {id} end
+  if type(id) ~= 'number' or id ~= math.floor(id) or math.abs(id) == math.huge then
+    error({err = '`' .. name .. '` is no id: ids are strings and integers'})
+  end
+  local found = {string.format('%.0f', id)}
   if math.abs(id) >= 9007199254740992 then
     for digits in string.gmatch(item, '"' .. name .. '"%s*:%s*(%-?%d+)') do
-      if tonumber(digits) == id then return digits end
+      if tonumber(digits) == id then found[#found + 1] = digits end
     end
   end
-  return string.format('%.0f', id)
+  return found
 end
 local function truthy(value)
   if value == nil or value == cjson.null or value == false or value == 0 or value == '' or value == '0' then return false end
@@ -34,20 +40,24 @@ end
 
 -- Returns why the item can't be routed, or nil.
 local function route(item)
-  if #item > tonumber(ARGV[3]) then return 'item is over the limit of ' .. ARGV[3] .. ' bytes' end
+  if item == '' then return 'item is empty: json_encode has failed in PHP, json_last_error_msg() tells why' end
+  if #item > tonumber(ARGV[3]) then return 'item has ' .. #item .. ' bytes, over the limit of ' .. ARGV[3] .. ' bytes' end
   local good, message = pcall(cjson.decode, item)
   if not good then return 'item is no JSON' end
   if type(message) ~= 'table' then return 'item is no JSON object' end
-  if type(message.action) ~= 'string' then return 'item has no action' end
+  if type(message.action) ~= 'string' or message.action == '' then return 'item has no action' end
   local to = message.to
   if type(to) ~= 'table' then return 'item is addressed to nobody' end
-  local connection, user, group = text(to.connection_id, 'connection_id', item), text(to.user_id, 'user_id', item), text(to.group, 'group', item)
+  local connections, users, groups = texts(to, 'connection_id', item), texts(to, 'user_id', item), texts(to, 'group', item)
+  texts(to, 'except', item)
   local everybody = truthy(to.broadcast)
   if everybody and #live > 32 then
     redis.call('XADD', KEYS[4], 'MINID', '~', oldest, '*', 'p', item)
     return nil
   end
-  if not everybody and not connection and not user and not group then return 'item is addressed to nobody' end
+  if not everybody and #connections + #users + #groups == 0 then
+    return 'item is addressed to nobody: `to` has none of connection_id, user_id, group and broadcast'
+  end
 
   local seen = {}
   local function hand(node, set)
@@ -67,13 +77,13 @@ local function route(item)
     for _, node in ipairs(live) do hand(node) end
     return nil
   end
-  if connection then
+  for _, connection in ipairs(connections) do
     local session = redis.call('GET', prefix .. 'a:' .. encoded(connection) .. '}')
     local node = string.match(session or connection, '^(%w+)%.%w+$')
     if node then hand(node) end
   end
-  if user then hand_all(prefix .. 'u:' .. encoded(user) .. '}:nodes') end
-  if group then hand_all(prefix .. 'g:' .. encoded(group) .. '}:nodes') end
+  for _, user in ipairs(users) do hand_all(prefix .. 'u:' .. encoded(user) .. '}:nodes') end
+  for _, group in ipairs(groups) do hand_all(prefix .. 'g:' .. encoded(group) .. '}:nodes') end
   return nil
 end
 
