@@ -16,8 +16,9 @@ use crate::harness::{PATIENCE, START_PATIENCE, eventually, plugin};
 const NAME: &str = "chat_handler";
 const PORT: &str = "6379";
 /// Commands of the guide that are not run as they stand, and why.
-const OTHERWISE: [(&str, &str); 4] = [
+const OTHERWISE: [(&str, &str); 5] = [
     ("cargo build --release -p chat_handler", "built by the harness, in the suite's own target folder"),
+    ("cargo build --release -p channels", "built with the suite"),
     ("cargo build --release", "the suite's own binaries are taken"),
     ("export PATH=", "they are on the path"),
     ("composer require", "asks a registry; the folder of clients/php is loaded in its place"),
@@ -81,6 +82,8 @@ impl Place {
             let otherwise = OTHERWISE.iter().find(|(beginning, _)| line.starts_with(beginning));
             if otherwise.is_some_and(|(beginning, _)| beginning.ends_with(NAME)) {
                 self.install_plugin();
+            } else if otherwise.is_some_and(|(beginning, _)| beginning.ends_with("channels")) {
+                plugin::install(&plugin::channels(), &self.clone_folder().join("plugins"), "channels");
             } else if otherwise.is_none() && line.starts_with("plugsocket-") {
                 self.start(line);
             } else if otherwise.is_none() {
@@ -169,12 +172,17 @@ impl Place {
         }
     }
 
-    /// Replaces the lines of these actions.
+    /// Replaces the lines of these actions; those that are not there are added.
     pub fn move_actions(&self, text: &str) {
         for line in text.lines().filter(|line| !line.starts_with('[')) {
             let key = line.split_once('=').map(|(key, _)| key).expect("an action");
             self.edit(|config| {
-                let lines = config.lines().map(|old| if old.starts_with(key) { line } else { old });
+                let is_there = config.lines().any(|old| old.starts_with(key));
+                let lines = config.lines().flat_map(|old| match old {
+                    "[actions]" if !is_there => vec![old, line],
+                    old if old.starts_with(key) => vec![line],
+                    old => vec![old],
+                });
                 lines.collect::<Vec<_>>().join("\n") + "\n"
             });
         }

@@ -30,6 +30,11 @@ pub(super) fn steps(application: &Application<'_>, out: Option<&Path>) -> Vec<St
     if application.place.url.is_none() {
         left.push("`queue`: name the application's Redis, if it is not at 127.0.0.1:6379".to_owned());
     }
+    match application.place.prefix.as_deref() {
+        None => left.push("`[php] prefix`: look whether the application's Redis client has one; the line in the file says how".to_owned()),
+        Some("") => {}
+        Some(prefix) => left.push(format!("the Redis client has the prefix {}: read what stands at `[php] prefix`", shown(prefix))),
+    }
     if let (listen, false) = application.listen() {
         let host = shown(package.host.as_deref().unwrap_or_default());
         left.push(format!("`server.listen` is {listen} because {host} is a name: put in the address that clients reach"));

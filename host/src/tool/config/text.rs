@@ -40,8 +40,7 @@ const LIMITS: [(&str, &str); 6] = [
     ("frame_in_max = \"64KiB\"", "it had no limit; a longer message closes the connection (1009)"),
     (
         "origins = []",
-        "it took pages of every site; [] = the page's host must be the one it connects to (ports do not matter). Else name \
-      them: [\"https://www.example.org\"]",
+        "it took pages of every site; [] = pages of the host they connect to, on any port. Others by name, [\"https://www.example.org\"]",
     ),
 ];
 
@@ -224,6 +223,7 @@ fn line(text: &mut String, setting: &str, comment: &str) {
     let _ = match comment {
         "" => writeln!(text, "{setting}"),
         _ if chars > LINE_CHARS_MAX => writeln!(text, "# {comment}:\n{setting}"),
+        _ if setting.chars().count() >= COLUMN => writeln!(text, "{setting}  # {comment}"),
         _ => writeln!(text, "{setting:<COLUMN$}# {comment}"),
     };
 }
