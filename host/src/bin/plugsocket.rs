@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use plugsocket::run;
-use plugsocket::tool::{check, new, plugins, queue, send};
+use plugsocket::tool::{check, config, new, plugins, queue, send};
 
 /// A WebSocket server whose message handlers are native plugins.
 #[derive(Parser)]
@@ -14,6 +14,7 @@ use plugsocket::tool::{check, new, plugins, queue, send};
   plugsocket dev                                           # try it: server, worker and demo page in one process
   plugsocket new hello                                     # begin a plugin
   plugsocket check                                         # would config and plugins be accepted?
+  plugsocket config import -o config/plugsocket.toml       # from the PHP package's config/websocket.php
   plugsocket send --to-user 7 chat_text '{\"text\": \"hi\"}'   # to clients, through Redis
   plugsocket queue status                                  # what waits where, who works, what is dead
   plugsocket plugins list                                  # which builds run where, and why one was refused
@@ -37,6 +38,8 @@ enum Command {
     Plugins(plugins::PluginsArgs),
     /// Checks the config file, the certificate and keys it names, and every plugin in it, without running them.
     Check(check::CheckArgs),
+    /// Makes a config file from the PHP package's.
+    Config(config::ConfigArgs),
     /// Makes the folder of a new plugin.
     New(new::NewArgs),
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Queue(args) => run::block_on(queue::run(args)),
         Command::Plugins(args) => run::block_on(plugins::run(args)),
         Command::Check(args) => run::block_on(check::check(args, run::server::check_files)),
+        Command::Config(args) => run::block_on(config::run(args)),
         Command::New(args) => run::exit_code(new::new(&args)),
     }
 }

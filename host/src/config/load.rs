@@ -108,6 +108,14 @@ pub fn load(path: &Path, overrides: &[Override]) -> Result<Settings, ConfigError
     load_text(path, &text, overrides)
 }
 
+/// Reads and checks `text` as [`load`] would if it stood in `path`.
+///
+/// # Errors
+/// [`ConfigError`], naming where and why.
+pub fn check_text(path: &Path, text: &str) -> Result<Settings, ConfigError> {
+    load_text(path, text, &[])
+}
+
 /// As [`load`], with the file's text already read.
 pub(super) fn load_text(path: &Path, text: &str, overrides: &[Override]) -> Result<Settings, ConfigError> {
     let mut settings = parse(path, text, overrides)?;

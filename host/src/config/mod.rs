@@ -16,7 +16,7 @@ pub use check::PARTITIONS_MAX;
 pub use flags::{Common, LogFormat};
 pub use limits::{Limits, SlowConsumer};
 pub use live::{Follower, LiveSettings, Source};
-pub use load::{ConfigError, Override, environment, load};
+pub use load::{ConfigError, Override, check_text, environment, load};
 pub use server::*;
 pub use settings::*;
 pub use token::TokenPlace;

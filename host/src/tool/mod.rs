@@ -1,6 +1,7 @@
 //! The `plugsocket` command: one file per subcommand.
 
 pub mod check;
+pub mod config;
 pub mod new;
 pub mod plugins;
 mod print;
