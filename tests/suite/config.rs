@@ -49,7 +49,7 @@ fn an_address_that_is_taken_is_said() {
 
 #[test]
 fn every_command_helps_with_examples() {
-    let commands: [&[&str]; 5] = [&[], &["dev"], &["send"], &["check"], &["new"]];
+    let commands: [&[&str]; 7] = [&[], &["dev"], &["send"], &["check"], &["new"], &["config"], &["config", "import"]];
     let mut processes: Vec<_> = commands.iter().map(|command| Process::tool(&[command, &["--help"][..]].concat())).collect();
     processes.push(Process::program("server", &["--help"]));
     processes.push(Process::program("worker", &["--help"]));

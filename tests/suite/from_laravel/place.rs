@@ -23,9 +23,8 @@ const OTHERWISE: [(&str, &str); 5] = [
     ("export PATH=", "they are on the path"),
     ("composer require", "asks a registry; the folder of clients/php is loaded in its place"),
 ];
-/// Addresses chosen by the kernel, for what the guide starts.
-const ANY_PORT: [&str; 6] =
-    ["--set", "server.listen=127.0.0.1:0", "--set", "ops.listen=127.0.0.1:0", "--set", "ops.worker_listen=127.0.0.1:0"];
+/// Addresses chosen by the kernel, for what the guide starts; and patience with clients, which don't read while a plugin is built.
+const OURS: [&str; 4] = ["server.listen=127.0.0.1:0", "ops.listen=127.0.0.1:0", "ops.worker_listen=127.0.0.1:0", "limits.idle_timeout=10m"];
 
 /// Everything that is there.
 pub struct Place {
@@ -116,7 +115,7 @@ impl Place {
         let mut words = line.split_whitespace();
         let program = words.next().unwrap();
         let mut command = self.command(self.dir.path().join("bin").join(program), &self.clone_folder());
-        command.args(words).args(ANY_PORT);
+        command.args(words).args(OURS.iter().flat_map(|setting| ["--set", setting]));
         let process = Process::spawn(program, command);
         if program == "plugsocket-worker" {
             process.wait_worker_ready();

@@ -11,6 +11,8 @@ use clap::{Args, Subcommand};
 
 /// Flags of `config`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  plugsocket config import -o config/plugsocket.toml      # in the Laravel application's folder")]
 pub struct ConfigArgs {
     #[command(subcommand)]
     command: ConfigCommand,
