@@ -146,6 +146,26 @@ async fn of_two_on_one_server_the_older_gets_its_messages_again_when_the_newer_l
 }
 
 #[tokio::test]
+async fn of_two_on_one_server_the_older_gets_its_messages_again_when_the_newer_takes_another_id() {
+    let app = app(1, 1);
+    let url = &app.urls()[0];
+    let mut older = enter(url, json!({"nickname": "older", "connection": "alice"})).await;
+    let mut newer = enter(url, json!({"nickname": "newer", "connection": "alice"})).await;
+    let holder = |id: &str| app.redis.cli(&["GET", &format!("ps:{{plugsocket:a:{id}}}")]);
+    let before = holder("alice");
+    register(&mut newer, json!({"nickname": "newer", "connection": "bob"})).await;
+    assert_eq!(holder("bob"), before);
+    eventually("the queue knows the older", PATIENCE, async || !["", before.as_str()].contains(&holder("alice").as_str())).await;
+    push(&app, &json!({"connection_id": "alice"}), "for alice");
+    gets(&mut older, "for alice").await;
+    push(&app, &json!({"connection_id": "bob"}), "for bob");
+    gets(&mut newer, "for bob").await;
+    for client in [&mut older, &mut newer] {
+        nothing_came(client).await;
+    }
+}
+
+#[tokio::test]
 async fn of_two_on_two_servers_the_newer_gets_what_is_for_it_and_neither_takes_from_the_other() {
     let app = app(2, 1);
     let urls = app.urls();

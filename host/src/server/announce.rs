@@ -62,7 +62,7 @@ pub(crate) async fn enter(node: &Node, entry: &Entry, at_entry: impl FnOnce()) -
         node.hold.opened().await;
         node.gates.pass(&[Some(entry), previous.as_ref()]).await
     });
-    let Ok(_guards) = admitted.await else {
+    let Ok(guards) = admitted.await else {
         return Err(QueueError::Unreachable("the node is not announced yet, or others wait for it already".to_owned()));
     };
     // Where ids are shared, whoever registers is the newest again, although the session had the id before.
@@ -76,6 +76,10 @@ pub(crate) async fn enter(node: &Node, entry: &Entry, at_entry: impl FnOnce()) -
         && let Err(error) = super::replace::close_elsewhere(node, older).await
     {
         tracing::warn!(session = %entry.session, %error, "an older connection with the same id on another node was not closed");
+    }
+    drop(guards);
+    if shares_ids && let Some(former) = previous.filter(|previous| previous.connection_id != entry.connection_id) {
+        hand_back(node, &former.connection_id).await;
     }
     Ok(())
 }
@@ -95,8 +99,8 @@ pub(crate) async fn leave(node: &Node, session: &SessionId, is_gone: bool) {
     }
 }
 
-/// Has the queue find the session of this node that a public id means now, unless it knows another one: also when an older one left, which it
-/// may have known instead since it lost its data.
+/// Has the queue find the session of this node that a public id means now, after another one has given it up, unless it knows another one: also
+/// when an older one left, which it may have known instead since it lost its data.
 async fn hand_back(node: &Node, connection_id: &str) {
     let Some(heir) = node.roster.holder(connection_id) else { return };
     // Whatever else is told of this session goes through the gate of its public id as well.

@@ -38,7 +38,8 @@ impl Refusals {
         if LOSSES.contains(&code)
             && let Some(untold) = self.due(code, Instant::now())
         {
-            tracing::warn!(code, %ip, untold, "a message came to nothing, and the flat protocol can't tell its client: {text}");
+            // The text may be a plugin's, with a client's words in it: as a field it is quoted.
+            tracing::warn!(code, %ip, untold, text, "a message came to nothing, and the flat protocol can't tell its client");
         }
     }
 
@@ -69,5 +70,32 @@ mod tests {
         let at = |cause, ms| refusals.due(cause, start + Duration::from_millis(ms));
         assert_eq!((at("origin", 0), at("origin", 1), at("path", 2)), (Some(0), None, Some(0)));
         assert_eq!((at("origin", 999), at("origin", 1000), at("origin", 2000)), (None, Some(2), Some(0)));
+    }
+
+    /// What was logged, as it is written.
+    #[derive(Clone, Default)]
+    struct Written(std::sync::Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_plugins_text_makes_no_line_of_its_own() {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            Refusals::default().note_withheld("busy", IpAddr::from([127, 0, 0, 1]), "room x\nERROR forged is full");
+        });
+        let log = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        assert!(log.contains("forged") && log.lines().count() == 1, "{log}");
     }
 }

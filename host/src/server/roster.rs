@@ -186,7 +186,7 @@ impl Roster {
         }
         if let Some(except) = except {
             let left_out = tables.by_public_id(except).map(|session| &session.id);
-            let older = tables.connections.older(except);
+            let older: HashSet<&SessionId> = tables.connections.older(except).iter().collect();
             found.retain(|session| Some(&session.id) != left_out && !older.contains(&session.id));
         }
         found

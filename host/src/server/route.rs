@@ -75,8 +75,8 @@ impl SessionTask {
     fn on_message(&mut self, settings: &Settings, envelope: Envelope<'_>) {
         let session = &self.session;
         let registration = self.registration.as_ref();
-        let is_known = settings.actions.contains_key(envelope.action.as_ref());
-        if registration.is_none() && (is_known || settings.server.protocol.needs_registration()) {
+        let known = settings.actions.get(envelope.action.as_ref());
+        if registration.is_none() && (known.is_some() || settings.server.protocol.needs_registration()) {
             return session.send_error(envelope.id.as_ref(), ErrorCode::NotRegistered, "send `register` first");
         }
         let connection_id = registration.map(|registration| Arc::clone(&registration.connection_id));
@@ -91,7 +91,7 @@ impl SessionTask {
                 ("your user sends faster than this server allows", retry_after_ms),
             );
         }
-        let destination = match destination(settings, registration, &envelope) {
+        let destination = match destination(known, registration, &envelope) {
             Ok(destination) => destination,
             Err(error) => return session.send_error(envelope.id.as_ref(), ErrorCode::BadFrame, &error.to_string()),
         };
@@ -99,18 +99,19 @@ impl SessionTask {
         if !self.note_debt(settings, &envelope, !matches!(destination, Destination::Handler)) {
             return;
         }
-        let mut awaited =
-            Awaited { sequence: self.sequence, client_id: envelope.id.clone(), has_receipt: envelope.receipt, is_answered_as: None };
+        let sequence = self.sequence;
+        let awaited = |is_answered_as| Awaited { sequence, client_id: envelope.id.clone(), has_receipt: envelope.receipt, is_answered_as };
         let data = || envelope.data.map_or(Json::NULL, Json::from);
         match destination {
             Destination::Worker => {
+                let awaited = awaited(None);
                 let job = Job {
                     session: session.id.clone(),
                     connection_id: connection_id.unwrap_or_default(),
                     user_id,
                     data: data(),
                     action: envelope.action.into_owned(),
-                    sequence: self.sequence,
+                    sequence,
                     time_ms: unix_ms(),
                     client_id: envelope.id,
                     ip: self.ip.to_string(),
@@ -122,7 +123,7 @@ impl SessionTask {
             }
             Destination::List(item) => {
                 // PHP's worker knows nothing of the request: that it has been pushed is all the answer there will be.
-                awaited.is_answered_as = envelope.id.is_some().then(|| envelope.action.into_owned());
+                let awaited = awaited(envelope.id.is_some().then(|| envelope.action.into_owned()));
                 self.offer(item, awaited, settings.limits.queue_wait, <dyn Inbox>::push);
             }
             Destination::Handler => {
@@ -130,7 +131,7 @@ impl SessionTask {
                     data: data(),
                     action: envelope.action.into_owned(),
                     client_id: envelope.id,
-                    sequence: self.sequence,
+                    sequence,
                     time_ms: unix_ms(),
                     connection_id,
                     user_id,
@@ -206,8 +207,12 @@ enum Destination {
 }
 
 /// Actions of the config are for those who have registered.
-fn destination(settings: &Settings, registration: Option<&Registration>, envelope: &Envelope<'_>) -> Result<Destination, UnreadableError> {
-    let (ListAction { list, handle }, registration) = match (settings.actions.get(envelope.action.as_ref()), registration) {
+fn destination(
+    known: Option<&ActionSettings>,
+    registration: Option<&Registration>,
+    envelope: &Envelope<'_>,
+) -> Result<Destination, UnreadableError> {
+    let (ListAction { list, handle }, registration) = match (known, registration) {
         (None, _) | (_, None) => return Ok(Destination::Handler),
         (Some(ActionSettings::Plugin(_)), Some(_)) => return Ok(Destination::Worker),
         (Some(ActionSettings::List(action)), Some(registration)) => (action, registration),

@@ -55,8 +55,8 @@ pub fn message(action: &str, data: &Json) -> Bytes {
         Some(b'{' | b'[') => {
             // The text is JSON, so that nothing can go wrong here.
             if let Ok(Members(members)) = serde_json::from_slice(text) {
-                for (name, value) in members.iter().filter(|(name, _)| name != "action") {
-                    put_text(&mut frame, name);
+                for (name, value) in members.iter().filter(|(name, _)| !is_action(name)) {
+                    frame.put_slice(name.as_bytes());
                     frame.put_u8(b':');
                     frame.put_slice(value.get().as_bytes());
                     frame.put_u8(b',');
@@ -78,6 +78,11 @@ pub fn message(action: &str, data: &Json) -> Bytes {
 /// Whether a member could be called `action`: false for nearly all, which are passed on without a look at their members.
 fn may_have_action(text: &[u8]) -> bool {
     text.windows(8).any(|window| window == b"\"action\"") || text.windows(2).any(|window| window == b"\\u")
+}
+
+/// Whether a member's name, as it is written, means `action`.
+fn is_action(name: &str) -> bool {
+    name == "\"action\"" || (name.contains('\\') && serde_json::from_str::<String>(name).is_ok_and(|name| name == "action"))
 }
 
 fn put_text(frame: &mut BytesMut, text: &str) {
@@ -119,7 +124,7 @@ impl<'de> Visitor<'de> for ActionVisitor {
 #[derive(Deserialize)]
 struct Name<'frame>(#[serde(borrow)] Cow<'frame, str>);
 
-/// The members of an object or a list, in their order.
+/// The members of an object or a list, in their order: names as they are written, so that one passes that is half of a surrogate pair.
 struct Members<'data>(Vec<(Cow<'data, str>, &'data RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
@@ -139,8 +144,8 @@ impl<'de> Visitor<'de> for MembersVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut members = Vec::new();
-        while let Some(name) = map.next_key::<Name<'de>>()? {
-            members.push((name.0, map.next_value()?));
+        while let Some(name) = map.next_key::<&RawValue>()? {
+            members.push((name.get().into(), map.next_value()?));
         }
         Ok(Members(members))
     }
@@ -148,7 +153,7 @@ impl<'de> Visitor<'de> for MembersVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
         let mut members = Vec::new();
         while let Some(value) = list.next_element()? {
-            members.push((members.len().to_string().into(), value));
+            members.push((format!("\"{}\"", members.len()).into(), value));
         }
         Ok(Members(members))
     }
@@ -181,6 +186,7 @@ mod tests {
             ("null", r#"{"value":null,"action":"chat_text"}"#),
             (r#"{"action":"mine","text":"hi"}"#, r#"{"text":"hi","action":"chat_text"}"#),
             (r#"{"\u0061ction":"mine","text":"hi"}"#, r#"{"text":"hi","action":"chat_text"}"#),
+            (r#"{"\ud800":1,"action":"mine","a\u0062":2}"#, r#"{"\ud800":1,"a\u0062":2,"action":"chat_text"}"#),
             (r#"{"nested":{"action":"mine"},"value":1}"#, r#"{"nested":{"action":"mine"},"value":1,"action":"chat_text"}"#),
             (
                 r#"{"url":"http:\/\/x\/","text":"\u00e9\ud83d\ude00 é"}"#,

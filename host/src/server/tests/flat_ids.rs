@@ -145,6 +145,8 @@ async fn tokens_are_asked_for_and_end_as_ever() {
     })
     .await;
     let mut stranger = house.client().await;
+    assert_eq!(stranger.ask(json!({"action": "hello"})).await, json!({"action": "hello"}), "the fallback is for everybody");
+    assert_eq!(house.call().await.0, Operation::Fallback);
     stranger.send(json!({"action": "register", "token": "no"})).await;
     assert_eq!(stranger.close_code().await, 4003);
     let token = issuer.token(&json!({"sub": "7", "exp": in_seconds(2)}));
