@@ -172,7 +172,11 @@ fn fault_of(settings: &Settings, entry: &ActionSettings) -> Option<&'static str>
 
 /// Whether PHP sends by this list.
 fn is_out_list(settings: &Settings, list: &str) -> bool {
-    settings.php.out_lists(&settings.app).iter().any(|known| known == list)
+    settings
+        .php
+        .out_lists(&settings.app)
+        .iter()
+        .any(|known| list.strip_prefix(known.as_str()).is_some_and(|rest| rest.is_empty() || rest == ":notify"))
 }
 
 fn check_tls_files(settings: &Settings) -> Result<(), Fault> {

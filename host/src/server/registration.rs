@@ -264,11 +264,12 @@ pub(crate) async fn register(node: Arc<Node>, session: Arc<Session>, request: Re
         Ok(granted) => return Some(granted),
         Err(denied) => denied,
     };
+    let is_registered = previous.is_some();
     match denial {
         Denial::Refused(refusal) => session.refuse(id, refusal),
-        Denial::Busy(reason) => session.send_error(id, ErrorCode::Busy, &reason),
+        Denial::Busy(reason) => session.put_off(id, reason, is_registered),
         Denial::Unusable => session.send_error(id, ErrorCode::Failed, "the handler gave an identity that can't be used"),
-        Denial::Unannounced => session.send_error(id, ErrorCode::Busy, "the queue can't be reached"),
+        Denial::Unannounced => session.put_off(id, "the queue can't be reached".to_owned(), is_registered),
     }
     previous
 }

@@ -145,6 +145,15 @@ impl Session {
         }
     }
 
+    /// Whether the client may register could not be decided: it is to try again. One that does so only when its connection closes loses it, unless it
+    /// `is_registered` already.
+    pub fn put_off(&self, id: Option<&ClientId>, reason: String, is_registered: bool) {
+        self.send_error(id, ErrorCode::Busy, &reason);
+        if !is_registered && !self.protocol.has_system_frames() {
+            self.outlet.close(CloseCode::TryAgain, reason);
+        }
+    }
+
     /// A newer connection has the id: this one closes, where clients know that one of them is enough.
     pub fn give_way(&self) {
         if !self.shares_its_id() {

@@ -73,6 +73,8 @@ pub enum CloseCode {
     InvalidText,
     /// A message over the limit.
     TooLarge,
+    /// Whether it may register could not be decided, and it can be told in no other way.
+    TryAgain,
     /// Closed by the application.
     Application,
     /// The handler refused the registration.
@@ -103,6 +105,7 @@ impl CloseCode {
             Self::Unsupported => 1003,
             Self::InvalidText => 1007,
             Self::TooLarge => 1009,
+            Self::TryAgain => 1013,
             Self::Application => 4000,
             Self::Refused => 4003,
             Self::Policy => 4008,
@@ -136,6 +139,7 @@ impl CloseCode {
         match self {
             Self::Normal => "client",
             Self::Protocol | Self::Unsupported | Self::InvalidText | Self::TooLarge => "protocol",
+            Self::TryAgain => "busy",
             Self::Application => "application",
             Self::Refused => "refused",
             Self::Policy => "policy",

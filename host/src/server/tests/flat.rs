@@ -124,10 +124,8 @@ async fn a_registration_is_confirmed_with_the_ids_as_they_were_given() {
 async fn a_refusal_is_silent_and_keeps_the_socket() {
     let mut house = house(|settings| settings.server.handler_timeout = Duration::from_millis(200)).await;
     let mut client = house.client().await;
-    for frame in [json!({"do": "refuse"}), json!({"do": "refuse_softly"}), json!({"do": "panic"}), json!({"x": "hold"})] {
-        let mut frame = frame;
-        frame["action"] = "register".into();
-        client.send(frame).await;
+    for way in ["refuse", "refuse_softly"] {
+        client.send(json!({"action": "register", "do": way})).await;
         assert_eq!(house.call().await.0, Operation::Connect);
         nothing_came(&mut house, &mut client).await;
     }
@@ -271,4 +269,30 @@ async fn a_drain_closes_when_all_is_stored_and_says_nothing_before() {
     assert_eq!(u16::from(frame.code), 4104);
     house.disconnected("draining").await;
     assert_eq!(house.drained().await.cut, 0);
+}
+
+#[tokio::test]
+async fn who_can_not_be_registered_at_present_is_closed_to_try_again() {
+    let mut house = house(|settings| {
+        settings.server.handler_timeout = Duration::from_millis(200);
+    })
+    .await;
+    *house.queue.is_announcing.lock().unwrap() = false;
+    let mut unannounced = house.client().await;
+    unannounced.send(json!({"action": "register"})).await;
+    assert_eq!(unannounced.close_code().await, 1013);
+    assert_eq!(house.call().await.0, Operation::Connect);
+    house.disconnected("lost").await;
+    *house.queue.is_announcing.lock().unwrap() = true;
+
+    let mut member = registered(&mut house, json!({})).await;
+    for frame in [json!({"action": "register", "do": "panic"}), json!({"action": "register", "x": "hold"})] {
+        let mut newcomer = house.client().await;
+        newcomer.send(frame.clone()).await;
+        assert_eq!(newcomer.close_code().await, 1013, "{frame}");
+        assert_eq!(house.call().await.0, Operation::Connect);
+        member.send(frame.clone()).await;
+        assert_eq!(house.call().await.0, Operation::Connect);
+        nothing_came(&mut house, &mut member).await;
+    }
 }
