@@ -72,6 +72,9 @@ impl Reader {
         if self.token.is_empty() {
             let script = "require 'token.php'; echo websocket_token(trim(file_get_contents('../plugsocket/config/token.key')), 7, 'Ada');";
             self.token = self.place.php(&["-r", script]);
+            let script = "[, $claims] = explode('.', $argv[1]); echo json_decode(base64_decode(strtr($claims, '-_', '+/')))->exp - time();";
+            let seconds: i64 = self.place.php(&["-r", script, "--", &self.token]).parse().unwrap();
+            assert!(seconds > 8 * 3600, "the server closes after {seconds} s, and an unchanged front end has no other token");
         }
         let client = match &mut self.clients[who] {
             Some(client) => client,

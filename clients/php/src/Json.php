@@ -10,7 +10,8 @@ use Plugsocket\Exception\Unencodable;
 final class Json
 {
     private const FLAGS = JSON_THROW_ON_ERROR | JSON_UNESCAPED_SLASHES | JSON_UNESCAPED_UNICODE;
-    private const DEPTH_MAX = 512;
+    /** The server takes 512 levels from the list, and the message around the value is one of them. */
+    private const DEPTH_MAX = 511;
     /** Values looked at for the culprit; an array that has itself in it twice has no end. */
     private const LOOKED_AT_MAX = 1_000_000;
     /** Parts of a path that are told. */

@@ -243,6 +243,7 @@ impl HostMock {
         match self.connections.iter_mut().find(|info| info.connection_id == connection_id) {
             Some(info) if !info.groups.contains(&group) => info.groups.push(group.clone()),
             Some(_) => {}
+            None if self.disconnected.iter().any(|(gone, _)| *gone == connection_id) => {}
             None => self.connections.push(ConnectionInfo {
                 connection_id: connection_id.clone(),
                 user_id: None,

@@ -92,8 +92,21 @@ impl Action for Subscribe {
             context.store().set_json(&channels_key(sender), &channels)?;
         }
         context.join(&presence::group(&channel), sender)?;
+        if let Some(member) = &member {
+            presence::enter(context, &channel, sender, member)?;
+        }
+        if context.connection(sender)?.is_none() {
+            // It went while this waited in the queue. Its goodbye may have been before it came in, and there is no other.
+            presence::depart(context, &channel, sender)?;
+            channels.retain(|known| *known != channel);
+            if channels.is_empty() {
+                forget(context, sender)?;
+            } else {
+                context.store().set_json(&channels_key(sender), &channels)?;
+            }
+            return Ok(Reply::none());
+        }
         let Some(member) = member else { return Ok(Reply::json(json!({ "channel": channel }))) };
-        presence::enter(context, &channel, sender, &member)?;
         let members = presence::members(context, &channel, sender, &member)?;
         Ok(Reply::json(json!({ "channel": channel, "members": members })))
     }

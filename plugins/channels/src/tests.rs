@@ -138,6 +138,35 @@ fn a_connection_that_ends_leaves_its_channels_and_counts_no_more() {
 }
 
 #[test]
+fn tabs_that_close_together_are_told_at_least_once() {
+    let context = world();
+    for connection in ["c1", "c2"] {
+        enter(&context, connection, &json!(7));
+    }
+    for connection in ["c1", "c2"] {
+        context.disconnect(connection, "the window was closed").unwrap();
+    }
+    for connection in ["c1", "c2"] {
+        Door.disconnect(&Identity::new().with_connection_id(connection), "client", &context);
+    }
+    assert_eq!(context.sent_as("leaving"), [news(7), news(7)], "as the README says");
+}
+
+#[test]
+fn who_went_before_its_subscription_was_run_leaves_at_once() {
+    let context = world();
+    context.disconnect("c1", "its goodbye was before").unwrap();
+    let channel_data = r#"{"user_id":7,"user_info":{"name":"user 7"}}"#;
+    let auth = format!("1700000300:{}", sign(&format!("c1:presence-room:1700000300:{channel_data}")));
+    let outcome = subscribe(&context, "c1", json!({ "channel": "presence-room", "auth": auth, "channel_data": channel_data }));
+    assert_eq!(outcome, Ok(Reply::none()));
+    assert_eq!((context.sent_as("joining"), context.sent_as("leaving")), (vec![news(7)], vec![news(7)]));
+    for key in ["channels:c1", "member:presence-room:c1"] {
+        assert_eq!(context.store().get(key).unwrap(), None, "{key}");
+    }
+}
+
+#[test]
 fn a_token_says_who_one_is() {
     let connect = |claims: Value| Door.connect(&testing::connect_request("c1").claims(claims).build(), &MockContext::new());
     assert_eq!(connect(json!({ "sub": 7 })).unwrap().user_id(), Some(&Id::from(7_i64)));

@@ -38,6 +38,19 @@ impl Action for Join {
         let nickname = room::nickname_of(context, sender)?;
         let joined = json!({ "room": room.as_str(), "nickname": nickname, "connection_id": sender, "user_id": message.user_id() });
         context.to_group(room.group()).send("joined", &joined)?;
+        if context.connection(sender)?.is_none() {
+            // It went while this waited in the queue. Its goodbye may have been before it came in, and there is no other.
+            context
+                .to_group(room.group())
+                .send("left", &json!({ "room": room.as_str(), "nickname": nickname, "connection_id": sender }))?;
+            rooms.retain(|joined| joined != room.as_str());
+            if rooms.is_empty() {
+                context.store().delete(&room::rooms_key(sender))?;
+            } else {
+                context.store().set_json(&room::rooms_key(sender), &rooms)?;
+            }
+            return Ok(Reply::none());
+        }
         let (members, total) = members::list(room.as_str(), message, context)?;
         Ok(Reply::json(json!({
             "room": room.as_str(),
@@ -128,6 +141,15 @@ mod tests {
         assert_eq!(reply["history"], json!([{ "text": "old" }]));
         assert_eq!(context.joined(), [("room:lobby".to_owned(), "c1".to_owned())]);
         assert_eq!(context.sent_as("joined"), [json!({ "room": "lobby", "nickname": "Ada", "connection_id": "c1", "user_id": "ada" })]);
+    }
+
+    #[test]
+    fn who_went_before_its_join_was_run_leaves_at_once() {
+        let context = MockContext::new().with_connection("c1", Some("ada"), &[]);
+        context.disconnect("c1", "its goodbye was before").unwrap();
+        assert_eq!(join(&context, "lobby"), Ok(Reply::none()));
+        assert_eq!((context.sent_as("joined").len(), context.sent_as("left").len()), (1, 1));
+        assert_eq!(context.store().get("rooms:c1").unwrap(), None);
     }
 
     #[test]

@@ -103,7 +103,8 @@ final class PlugsocketBroadcaster extends Broadcaster
             $data[ChannelAuth::group($channel)] = ['channel' => $channel, 'event' => $event, 'data' => $payload ?: (object) []];
         }
         $websocket = ($this->websocket)();
-        if (is_string($socket) && $socket !== '') {
+        // It is what the browser's header said; what is no id is nobody's, and must not keep the event from the others.
+        if (is_string($socket) && $socket !== '' && preg_match('//u', $socket) === 1) {
             $websocket = $websocket->except($socket);
         }
         $websocket->sendToGroups(self::ACTION, $data);

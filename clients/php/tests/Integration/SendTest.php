@@ -4,6 +4,7 @@ declare(strict_types=1);
 
 namespace Plugsocket\Tests\Integration;
 
+use Plugsocket\Exception\Unencodable;
 use Plugsocket\HttpApi;
 use Plugsocket\Tests\Support\Client;
 use Plugsocket\Tests\Support\Services;
@@ -94,6 +95,20 @@ final class SendTest extends TestCase
         $large = str_repeat('é', 400_000);
         $websocket->send('large', $large);
         self::assertSame($large, $client->next('large')['data']);
+    }
+
+    /** @dataProvider ways */
+    public function testTheDeepestThatIsTakenArrives(string $way): void
+    {
+        $client = $this->client(0, 'deep');
+        $deep = 'the end';
+        for ($level = 0; $level < 511; $level++) {
+            $deep = [$deep];
+        }
+        $websocket = self::way($way)->to($client->connectionId);
+        $websocket->send('deep', $deep);
+        self::refused(Unencodable::class, static fn () => $websocket->send('deep', [$deep]), '511 levels');
+        self::assertStringContainsString('"the end"', $client->nextText('deep'));
     }
 
     public function testTheItemHasTheShapeOfThePhpPackage(): void

@@ -119,6 +119,12 @@ final class BroadcastingTest extends TestCase
         self::assertSame(['except' => 'n1.abc', 'group' => 'channel:news'], self::items()[0]['to']);
     }
 
+    public function testAHeaderThatIsNoIdKeepsNothingBack(): void
+    {
+        Broadcast::connection()->broadcast(['news'], 'ended', ['socket' => "\xff"]); // as of ShouldBroadcastNow
+        self::assertSame(['group' => 'channel:news'], self::items()[0]['to']);
+    }
+
     public function testAnEventWithoutDataHasAnObject(): void
     {
         Broadcast::connection()->broadcast(['news'], 'ended');

@@ -75,7 +75,7 @@ final class Client
         $end = microtime(true) + self::PATIENCE;
         do {
             $text = $this->frameText($end);
-        } while (json_decode($text)->action !== $action);
+        } while (json_decode($text, false, 1024)->action !== $action);
 
         return $text;
     }

@@ -59,7 +59,7 @@ final class JsonTest extends TestCase
         for ($level = 0; $level < 600; $level++) {
             $deep = [$deep];
         }
-        $error = self::refused(Unencodable::class, static fn () => Json::encode($deep, 'data'), 'data[0][0]', '…', '512');
+        $error = self::refused(Unencodable::class, static fn () => Json::encode($deep, 'data'), 'data[0][0]', '…', '511');
         self::assertLessThan(200, strlen($error->getMessage()));
     }
 

@@ -6,6 +6,8 @@ use serde_json::{Map, Value};
 const CLIENT_KEYS: [&str; 8] = ["transport", "connection", "url", "token", "timeout", "limit", "protocol", "secret"];
 /// Longest text of a value that is kept as a comment.
 const KEPT_CHARS_MAX: usize = 200;
+/// Words in the name of a key whose value may be secret.
+const SECRET_WORDS: [&str; 10] = ["secret", "passw", "passphrase", "pwd", "token", "key", "auth", "credential", "salt", "dsn"];
 /// Longer ones are no names.
 const NAME_BYTES_MAX: usize = 1024;
 /// Most actions; each is a line.
@@ -177,7 +179,15 @@ fn described(value: &Value) -> String {
 /// A value as a comment keeps it; what may be secret is not shown.
 fn kept(key: &str, value: &Value) -> String {
     let key = key.to_lowercase();
-    let is_secret = |key: &str| ["secret", "password", "passphrase", "token", "key", "auth", "dsn"].iter().any(|word| key.contains(word));
+    let is_secret = |key: &str| SECRET_WORDS.iter().any(|word| key.contains(word));
+    fn has_login(value: &Value) -> bool {
+        match value {
+            Value::Object(members) => members.values().any(has_login),
+            Value::Array(items) => items.iter().any(has_login),
+            Value::String(text) => text.split_once("://").is_some_and(|(_, place)| place.contains('@')),
+            _ => false,
+        }
+    }
     fn any_key(value: &Value, test: &dyn Fn(&str) -> bool) -> bool {
         let inside = |members: &Map<String, Value>| members.iter().any(|(key, value)| test(&key.to_lowercase()) || any_key(value, test));
         match value {
@@ -186,7 +196,7 @@ fn kept(key: &str, value: &Value) -> String {
             _ => false,
         }
     }
-    if is_secret(&key) || any_key(value, &is_secret) { "(not shown)".to_owned() } else { shown(&value.to_string()) }
+    if is_secret(&key) || any_key(value, &is_secret) || has_login(value) { "(not shown)".to_owned() } else { shown(&value.to_string()) }
 }
 
 /// One line of bounded length.
@@ -265,6 +275,9 @@ mod tests {
     fn what_is_kept_is_one_line_and_no_secret() {
         assert_eq!(kept("motto", &json!("a\nb")), "\"a\\nb\"");
         assert_eq!(kept("x", &json!({"y": [{"Db_Password": "p"}]})), "(not shown)");
+        for (key, value) in [("pwd", json!("p")), ("api_credentials", json!("p")), ("broker", json!([{"at": "amqp://u:p@h"}]))] {
+            assert_eq!(kept(key, &value), "(not shown)", "{key}");
+        }
         assert!(kept("x", &json!("y".repeat(1000))).ends_with('…'));
         for name in ["\\A\\B", "A", "Ä\\B1", "_x"] {
             assert_eq!(class(&json!(name)), Ok(name.to_owned()), "as it stands");

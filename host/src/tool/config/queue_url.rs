@@ -1,6 +1,6 @@
 //! Laravel's `database.redis` as the URL of `queue` and the prefix of `[php]`.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::{Map, Value};
 
 /// Everything that could end a part of a URL.
@@ -30,9 +30,9 @@ pub(super) fn place(redis: &Value, name: &str) -> Place {
     let own = connection.and_then(|own| own.get("prefix").or_else(|| own.get("options")?.get("prefix")));
     place.prefix = own.or(shared).and_then(word);
     if redis.get("clusters").and_then(|clusters| clusters.get(name)).is_some() {
-        place
-            .notes
-            .push(format!("the connection `{name}` is a Redis Cluster: put the URL of one of its nodes into `queue` (docs/operations.md)"));
+        place.notes.push(format!(
+            "the connection `{name}` is a Redis Cluster, which the server does not speak to yet: set `queue` to a Redis of its own"
+        ));
         return place;
     }
     let Some(connection) = connection else {
@@ -48,16 +48,48 @@ pub(super) fn place(redis: &Value, name: &str) -> Place {
 
 /// The URL, and whether a password is in it.
 fn url(connection: &Map<String, Value>) -> Result<(String, bool), &'static str> {
-    let text = |key: &str| connection.get(key).and_then(word).filter(|text| !text.is_empty());
-    if let Some(url) = text("url") {
-        // Laravel's own names for the two, and what it puts into the URL stands before what is beside it.
-        let url = url.replacen("tcp://", "redis://", 1).replacen("tls://", "rediss://", 1);
-        if !["redis://", "rediss://", "unix://"].iter().any(|scheme| url.starts_with(scheme)) || url.contains(['#', ' ']) {
-            return Err("has a `url` that is not redis://, rediss://, tcp://, tls:// or unix://");
-        }
-        let has_password = url.split_once('@').is_some_and(|(before, _)| before.matches(':').count() > 1) || url.contains("pass=");
+    let Some(url) = connection.get("url").and_then(word).filter(|url| !url.is_empty()) else { return url_of_parts(connection) };
+    if url.starts_with("unix://") && !url.contains(['#', ' ']) {
+        let has_password = url.contains("pass=");
         return Ok((url, has_password));
     }
+    url_of_parts(&with_parts_of(&url, connection)?)
+}
+
+/// The connection with what its `url` says of it: as in Laravel, that stands before what is beside it, and what it leaves out does not.
+fn with_parts_of(url: &str, connection: &Map<String, Value>) -> Result<Map<String, Value>, &'static str> {
+    const WRONG: &str = "has a `url` that is not redis://, rediss://, tcp://, tls:// or unix://";
+    let (scheme, rest) = url.split_once("://").ok_or(WRONG)?;
+    if !["redis", "rediss", "tcp", "tls"].contains(&scheme) || url.contains(['#', ' ']) {
+        return Err(WRONG);
+    }
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+    if database.contains(['@', ':']) {
+        return Err("has a `url` with a password that is not percent-encoded");
+    }
+    let (login, place) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (username, password) = login.split_once(':').unwrap_or((login, ""));
+    // What is behind the brackets of an IPv6 address, or all of another.
+    let behind = place.rfind(']').map_or(0, |end| end + 1);
+    let (host, port) = place[behind..].find(':').map_or((place, ""), |at| (&place[..behind + at], &place[behind + at + 1..]));
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let mut parts = connection.clone();
+    let scheme = if matches!(scheme, "rediss" | "tls") { Some("tls") } else { None };
+    for (key, part) in [("host", host), ("port", port), ("username", username), ("password", password), ("database", database)] {
+        if !part.is_empty() {
+            parts.insert(key.to_owned(), decoded(part).into());
+        }
+    }
+    for (key, value) in query.split('&').filter_map(|option| option.split_once('=')) {
+        parts.insert(decoded(key), decoded(&value.replace('+', " ")).into());
+    }
+    parts.extend(scheme.map(|scheme| ("scheme".to_owned(), scheme.into())));
+    Ok(parts)
+}
+
+fn url_of_parts(connection: &Map<String, Value>) -> Result<(String, bool), &'static str> {
+    let text = |key: &str| connection.get(key).and_then(word).filter(|text| !text.is_empty());
     if connection.get("host").is_some_and(Value::is_array) {
         return Err("has several hosts");
     }
@@ -81,10 +113,9 @@ fn url(connection: &Map<String, Value>) -> Result<(String, bool), &'static str> 
         return Err("has a `host` that is none");
     }
     let host = if is_v6 { format!("[{host}]") } else { host.to_owned() };
-    let login = match (username, &password) {
-        (None, None) => String::new(),
-        (name, password) => format!("{}:{}@", encoded(&name.unwrap_or_default()), encoded(password.as_deref().unwrap_or_default())),
-    };
+    // Laravel logs in only when there is a password.
+    let login =
+        password.as_deref().map_or(String::new(), |password| format!("{}:{}@", encoded(&username.unwrap_or_default()), encoded(password)));
     let port = text("port").unwrap_or_else(|| DEFAULT_PORT.to_owned());
     if port.parse::<u16>().is_err() {
         return Err("has a `port` that is no number");
@@ -123,8 +154,12 @@ mod tests {
                 true,
             ),
             (json!({"scheme": "unix", "path": "/run/redis.sock"}), "unix:///run/redis.sock", false),
-            (json!({"url": "tcp://:p@h:1?x=1", "host": "other"}), "redis://:p@h:1?x=1", true),
+            (json!({"url": "tcp://:p@h:1?x=1", "host": "other"}), "redis://:p@h:1", true),
             (json!({"url": "tls://h:1"}), "rediss://h:1", false),
+            (json!({"url": "redis://h", "port": "1", "password": "p", "database": "3"}), "redis://:p@h:1/3", true),
+            (json!({"url": "redis://u%40:p%3A@[::1]:2/4", "password": "q", "database": "3"}), "redis://u%40:p%3A@[::1]:2/4", true),
+            (json!({"url": "redis://h?password=a+b&database=2", "port": 1}), "redis://:a%20b@h:1/2", true),
+            (json!({"host": "h", "username": "default"}), "redis://h:6379", false),
         ] {
             let found = place(&json!({"default": connection}), "default");
             assert_eq!((found.url.as_deref(), found.has_password), (Some(url), has_password), "{found:?}");
@@ -139,6 +174,7 @@ mod tests {
             (json!({"default": {"port": 1}}), "names no host"),
             (json!({"default": {"url": "http://x"}}), "`url` that is not"),
             (json!({"default": {"url": "rediss://x#insecure"}}), "`url` that is not"),
+            (json!({"default": {"url": "redis://:a/b@x"}}), "not percent-encoded"),
             (json!({"default": {"host": "a/b"}}), "`host` that is none"),
             (json!({"default": {"host": "a", "port": "x"}}), "`port` that is no number"),
             (json!({"clusters": {"default": [{"host": "a"}]}}), "is a Redis Cluster"),
