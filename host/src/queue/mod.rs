@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use crate::config::{PhpSettings, Settings};
 use crate::wire::delivery::Delivery;
-use crate::wire::ids::NodeId;
+use crate::wire::ids::{NodeId, StreamId};
 use crate::wire::job::Job;
 
 pub use self::presence::{Adoption, Entry, Estate, LOOKUP_MAX, NodeFeed, NodeLease, Presence};
@@ -156,12 +156,12 @@ pub struct Taken {
 }
 
 /// Names one delivery of a job; made and read by the queue only.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
     /// The partition it came from.
     pub partition: u32,
     /// The entry in it.
-    pub entry: String,
+    pub entry: StreamId,
     /// Which delivery of the entry to this consumer: an older one may not start any more.
     pub delivery: u64,
 }

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::{self, Instant};
 
 use crate::queue::{Consumer, Full, Inbox, ListItem, OnStored, QueueError, QueueOptions, Receipt, Stored, Taken, Verdict};
-use crate::wire::ids::NodeId;
+use crate::wire::ids::{NodeId, StreamId};
 use crate::wire::job::Job;
 
 /// Longest wait of a `take`.
@@ -127,7 +127,11 @@ impl State {
                 let Some((number, job, ends)) = partition.waiting.pop_front() else { break };
                 self.waiting_bytes = self.waiting_bytes.saturating_sub(job.data.as_bytes().len());
                 partition.running.insert(number, (job.clone(), ends));
-                let receipt = Receipt { partition: u32::try_from(index).unwrap_or(u32::MAX), entry: number.to_string(), delivery: number };
+                let receipt = Receipt {
+                    partition: u32::try_from(index).unwrap_or(u32::MAX),
+                    entry: StreamId { ms: 0, sequence: number },
+                    delivery: number,
+                };
                 let crashes = partition.alone.get(&number).copied().unwrap_or(0);
                 // As in Redis: once may be anybody's end, what was in hand at two in a row is looked at one by one.
                 let suspect = crashes > 0 || ends > 1;
@@ -138,7 +142,7 @@ impl State {
     }
 
     fn partition(&mut self, receipt: &Receipt) -> Option<(&mut Partition, u64)> {
-        let number = receipt.entry.parse().ok()?;
+        let number = receipt.entry.sequence;
         self.partitions.get_mut(receipt.partition as usize).map(|partition| (partition, number))
     }
 

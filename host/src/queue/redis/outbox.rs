@@ -8,10 +8,14 @@ use super::batch::{DELIVERY, Done, Write};
 use super::scripts::{ROUTE, evalsha};
 use crate::queue::{Outbox, QueueError};
 use crate::wire::delivery::{Address, Body, Delivery};
-use crate::wire::ids::{NodeId, SessionId};
+use crate::wire::ids::SessionId;
+use crate::wire::packed::put_delivery;
 
 /// Addresses one delivery may have: its route script is one step for Redis.
 const ADDRESSES_MAX: usize = 1_000;
+
+/// Room for a small delivery.
+const PACKED_BYTES: usize = 256;
 
 /// Where a delivery goes.
 #[derive(Default)]
@@ -69,9 +73,9 @@ impl Outbox for Redis {
         let found = self.destinations(&delivery);
         let is_join = matches!(delivery.body, Body::Join(_));
         if let ([session], true) = (&found.sessions[..], delivery.to.len() == 1 && !is_join) {
-            let node: NodeId = session.node();
-            let (header, data) = delivery.to_fields();
-            return self.batcher.send(Write::Node { node, header, data }).await;
+            let mut packed = Vec::with_capacity(PACKED_BYTES);
+            put_delivery(&mut packed, &delivery);
+            return self.batcher.send(Write::Node { session: session.clone(), packed }).await;
         }
         let command = self.route(&delivery, &found);
         self.batcher.send(Write::Command { command, done: Done::Nobody(DELIVERY) }).await
