@@ -179,6 +179,10 @@ impl Consumer for Recorder {
         Ok(())
     }
 
+    fn try_done(&self, _receipt: &Receipt) -> bool {
+        false
+    }
+
     async fn leave(&self) {
         self.record(Event::Left);
     }
@@ -190,6 +194,10 @@ impl Outbox for Recorder {
         self.checked()?;
         self.record(Event::Sent(delivery));
         Ok(())
+    }
+
+    fn try_send(&self, _delivery: &Delivery) -> bool {
+        false
     }
 
     async fn flush(&self) -> Result<(), QueueError> {

@@ -1,5 +1,6 @@
 //! Identifiers: nodes, sessions, the partition a session hashes to, and the public ids a handler may not choose.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -33,6 +34,13 @@ impl NodeId {
     #[must_use]
     pub fn from_text(text: &str) -> Self {
         Self(text.into())
+    }
+}
+
+/// So that tables of nodes can be asked without making an id.
+impl Borrow<str> for NodeId {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -164,6 +164,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn settled(&self, receipt: &Receipt) {
+        if let Some((partition, entry)) = self.lock().partition(receipt) {
+            partition.running.remove(&entry);
+            partition.alone.remove(&entry);
+        }
+        self.changed.notify_waiters();
+    }
+
     fn put_later(&self, job: Job, delay: Duration) {
         let mut state = self.lock();
         let number = state.number();
@@ -331,12 +339,15 @@ impl Consumer for MemoryConsumer {
                 self.shared.set_aside(receipt.partition, *job, reason, &version);
             }
         }
-        if let Some((partition, entry)) = self.shared.lock().partition(&receipt) {
-            partition.running.remove(&entry);
-            partition.alone.remove(&entry);
-        }
-        self.shared.changed.notify_waiters();
+        self.shared.settled(&receipt);
         Ok(())
+    }
+
+    fn try_done(&self, receipt: &Receipt) -> bool {
+        if self.may_start(receipt) {
+            self.shared.settled(receipt);
+        }
+        true
     }
 
     async fn leave(&self) {

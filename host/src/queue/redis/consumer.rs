@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 use self::suspects::Suspicion;
 use super::Redis;
 use super::answers::{beginning, raw_entry, refusal, text};
-use super::batch::Settlements;
+use super::batch::{Settlements, Write};
 use super::connect::{BLOCK, BLOCKING_TIMEOUT, CALL_TIMEOUT, Fence};
-use super::holdings::{Hand, Holdings, Recovery};
+use super::holdings::{Hand, Holdings, Recovery, Standing};
 use super::keys::GROUP;
 use super::lease::Lease;
 use super::link::{Link, LinkError};
@@ -320,18 +320,26 @@ impl Consumer for RedisConsumer {
     }
 
     async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError> {
-        let is_current = self.holdings.is_current(receipt.partition, receipt.entry, receipt.delivery);
-        if !matches!(verdict, Verdict::Done) && !is_current {
+        let standing = self.holdings.standing(receipt.partition, receipt.entry, receipt.delivery);
+        if !matches!(verdict, Verdict::Done) && standing == Standing::Past {
             // Whoever has it now decides: put back as well, it would run once more.
             metrics::counter!("plugsocket_verdicts_late_total").increment(1);
             return Ok(());
         }
-        let result = self.conclude(&receipt, verdict, is_current).await;
+        let result = self.conclude(&receipt, verdict, standing).await;
         if result.is_err() {
             // In hand without anybody who settles it, it would be pending for ever and hold up the partition's release.
             self.holdings.put_back(receipt.partition, receipt.entry, receipt.delivery);
         }
         result
+    }
+
+    fn try_done(&self, receipt: &Receipt) -> bool {
+        if self.holdings.standing(receipt.partition, receipt.entry, receipt.delivery) != Standing::Current {
+            return false; // There may be a count of its starts to be removed.
+        }
+        let write = Write::Ack { partition: receipt.partition, entry: receipt.entry, to: Arc::clone(&self.holdings) as _ };
+        self.redis.batcher.free(write.bytes()).map(|permit| permit.send(write)).is_some()
     }
 
     async fn leave(&self) {

@@ -82,6 +82,17 @@ pub(super) enum Hand {
     NotYet,
 }
 
+/// How a delivery of an entry stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is in hand.
+    Current,
+    /// It is in hand, and Redis counts a start of it.
+    Marked,
+    /// Another delivery counts, or the entry is another worker's.
+    Past,
+}
+
 /// What to read next.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
@@ -244,12 +255,6 @@ impl Holdings {
         }
     }
 
-    /// Whether Redis counts a start of it.
-    pub(super) fn is_marked(&self, partition: u32, entry: StreamId) -> bool {
-        let state = self.lock();
-        state.owned.get(&partition).and_then(|owned| owned.entries.get(&entry)).is_some_and(|held| held.marked)
-    }
-
     /// The job may come again under another entry, and is to run then.
     pub(super) fn forget(&self, session: &SessionId, sequence: u64) {
         self.lock().dedup.forget(session, sequence);
@@ -299,10 +304,15 @@ impl Holdings {
         }
     }
 
-    /// Whether this delivery is the one that counts.
-    pub(super) fn is_current(&self, partition: u32, entry: StreamId, delivery: u64) -> bool {
+    /// How this delivery of an entry stands.
+    pub(super) fn standing(&self, partition: u32, entry: StreamId, delivery: u64) -> Standing {
         let state = self.lock();
-        state.owned.get(&partition).and_then(|owned| owned.entries.get(&entry)).is_some_and(|held| held.delivery == delivery)
+        let held = state.owned.get(&partition).and_then(|owned| owned.entries.get(&entry));
+        match held.filter(|held| held.delivery == delivery) {
+            None => Standing::Past,
+            Some(held) if held.marked => Standing::Marked,
+            Some(_) => Standing::Current,
+        }
     }
 
     /// Another consumer has entries of an owned partition: it read late, when it no longer was the owner.

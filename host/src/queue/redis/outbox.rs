@@ -69,7 +69,7 @@ impl Outbox for Redis {
         if delivery.to.is_empty() || delivery.to.len() > ADDRESSES_MAX {
             return Err(QueueError::Invalid(format!("delivery has {} addresses, 1 to {ADDRESSES_MAX} are allowed", delivery.to.len())));
         }
-        metrics::counter!("plugsocket_deliveries_sent_total").increment(1);
+        self.sent.increment(1);
         let found = self.destinations(&delivery);
         let is_join = matches!(delivery.body, Body::Join(_));
         if let ([session], true) = (&found.sessions[..], delivery.to.len() == 1 && !is_join) {
@@ -79,6 +79,17 @@ impl Outbox for Redis {
         }
         let command = self.route(&delivery, &found);
         self.batcher.send(Write::Command { command, done: Done::Nobody(DELIVERY) }).await
+    }
+
+    fn try_send(&self, delivery: &Delivery) -> bool {
+        // The others need to be routed.
+        let ([Address::Session(session)], false) = (&delivery.to[..], matches!(delivery.body, Body::Join(_))) else { return false };
+        let mut packed = Vec::with_capacity(PACKED_BYTES);
+        put_delivery(&mut packed, delivery);
+        let Some(permit) = self.batcher.free(packed.len()) else { return false };
+        permit.send(Write::Node { session: session.clone(), packed });
+        self.sent.increment(1);
+        true
     }
 
     async fn flush(&self) -> Result<(), QueueError> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::RedisConsumer;
 use crate::queue::redis::batch::{Done, Write};
+use crate::queue::redis::holdings::Standing;
 use crate::queue::redis::inbox::{dead_command, job_fields, later_command, later_member};
 use crate::queue::{QueueError, Receipt, Verdict};
 use crate::wire::ids::StreamId;
@@ -32,8 +33,8 @@ impl RedisConsumer {
     }
 
     /// Writes what a verdict says.
-    pub(super) async fn conclude(&self, receipt: &Receipt, verdict: Verdict, is_current: bool) -> Result<(), QueueError> {
-        if !is_current || self.holdings.is_marked(receipt.partition, receipt.entry) {
+    pub(super) async fn conclude(&self, receipt: &Receipt, verdict: Verdict, standing: Standing) -> Result<(), QueueError> {
+        if standing != Standing::Current {
             // Before the settlement, so that no count outlives its entry; what is not in hand may have one.
             let mut command = redis::cmd("HDEL");
             command.arg(self.redis.connector.keys().suspects(receipt.partition)).arg(receipt.entry.to_string());

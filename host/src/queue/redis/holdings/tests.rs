@@ -129,9 +129,9 @@ fn a_job_whose_verdict_was_not_stored_comes_again() {
     let plan = holdings.plan();
     assert!(plan.is_any_full && plan.read.is_empty(), "it has much in hand");
     holdings.put_back(0, id(1), first + 100);
-    assert!(holdings.is_current(0, id(1), first), "another delivery is not put back");
+    assert_eq!(holdings.standing(0, id(1), first), Standing::Current, "another delivery is not put back");
     holdings.put_back(0, id(1), first);
-    assert!(!holdings.is_current(0, id(1), first));
+    assert_eq!(holdings.standing(0, id(1), first), Standing::Past);
     let plan = holdings.plan();
     assert!(!plan.is_any_full);
     assert_eq!(plan.recover, [(0, Recovery::Own)]);
