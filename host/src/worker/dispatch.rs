@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use plugsocket_plugin::call::Operation;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::call::message_call;
+use super::gates::{Gate, Passed};
 use super::lease::{Lease, Leased};
 use super::replies;
 use super::retry::{Ended, backoff, ended};
@@ -142,12 +143,12 @@ impl Dispatcher {
     }
 
     /// Passes a gate; whoever has to wait for that leaves his room to others.
-    async fn pass(&self, gate: &Arc<Semaphore>, held: &mut Held) -> Option<OwnedSemaphorePermit> {
-        if let Ok(permit) = Arc::clone(gate).try_acquire_owned() {
-            return Some(permit);
+    async fn pass(&self, gate: &Arc<Gate>, held: &mut Held) -> Option<Passed> {
+        if let Some(passed) = gate.try_pass() {
+            return Some(passed);
         }
         held.park(&self.waiting);
-        Arc::clone(gate).acquire_owned().await.ok()
+        gate.pass().await
     }
 
     async fn step(&self, held: &mut Held, overloaded_since: &mut Option<Instant>) -> Step {
@@ -277,7 +278,9 @@ impl Dispatcher {
         };
         let result = version.callee.call(call).await;
         self.meters.running.decrement(1);
-        route.seconds.record(started.elapsed());
+        let took = started.elapsed();
+        route.plugin_gate.note(took);
+        route.seconds.record(took);
         if matches!(result, Err(CallError::TimedOut)) && !version.callee.ends_calls() {
             tracing::warn!(
                 plugin = %version.plugin, sha256 = %version.version, action = job.action, job = job.message_id(), timeout = ?route.timeout,

@@ -1,31 +1,170 @@
 //! Keeps a slow plugin or action from occupying all slots: no more of its jobs run than it has threads, or than its `concurrency`.
+//!
+//! Calls that take no time worth speaking of are handed over ahead of the threads: one trip to the plugin and back is then for many.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// As long as calls take less on average, more of them are with the plugin than it has threads.
+const QUICK: Duration = Duration::from_millis(1);
+/// One that takes longer ends that at once, whatever the others took.
+const SLOW: Duration = Duration::from_millis(20);
+/// The average is that of about so many calls.
+const MEMORY: u64 = 16;
 
 /// One gate for each name, as wide as what may run of it.
 #[derive(Default)]
 pub(super) struct Gates {
-    gates: Mutex<HashMap<Arc<str>, Gate>>,
+    gates: Mutex<HashMap<Arc<str>, Arc<Gate>>>,
 }
 
-struct Gate {
+/// A way through for so many at once.
+pub(super) struct Gate {
     width: usize,
+    /// How many more may pass while calls are quick.
+    ahead: usize,
     semaphore: Arc<Semaphore>,
+    /// Nanoseconds that calls took lately; starts as slow, for nothing is known.
+    average_ns: AtomicU64,
+    is_quick: AtomicBool,
+    /// Permits that are to be given up when they come back.
+    owed: AtomicUsize,
+}
+
+/// A place behind the gate.
+pub(super) struct Passed {
+    gate: Arc<Gate>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Gates {
-    /// The gate of `name`; a new one when its width has been changed.
-    pub(super) fn of(&self, name: &str, width: usize) -> Arc<Semaphore> {
-        let width = width.clamp(1, Semaphore::MAX_PERMITS);
+    /// The gate of `name`; a new one when its width has been changed. `quick_width`: how many may pass while calls are quick.
+    pub(super) fn of(&self, name: &str, width: usize, quick_width: usize) -> Arc<Gate> {
+        let width = width.clamp(1, Semaphore::MAX_PERMITS / 2);
+        let ahead = quick_width.min(Semaphore::MAX_PERMITS / 2).saturating_sub(width);
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(gate) = gates.get(name).filter(|gate| gate.width == width) {
-            return Arc::clone(&gate.semaphore);
+        if let Some(gate) = gates.get(name).filter(|gate| (gate.width, gate.ahead) == (width, ahead)) {
+            return Arc::clone(gate);
         }
-        let semaphore = Arc::new(Semaphore::new(width));
-        gates.insert(name.into(), Gate { width, semaphore: Arc::clone(&semaphore) });
-        semaphore
+        let gate = Arc::new(Gate {
+            width,
+            ahead,
+            semaphore: Arc::new(Semaphore::new(width)),
+            average_ns: AtomicU64::new(nanoseconds(QUICK)),
+            is_quick: AtomicBool::new(false),
+            owed: AtomicUsize::new(0),
+        });
+        gates.insert(name.into(), Arc::clone(&gate));
+        gate
+    }
+}
+
+impl Gate {
+    /// Passes, when that needs no waiting.
+    pub(super) fn try_pass(self: &Arc<Self>) -> Option<Passed> {
+        let permit = Arc::clone(&self.semaphore).try_acquire_owned().ok()?;
+        Some(Passed { gate: Arc::clone(self), permit: Some(permit) })
+    }
+
+    /// Passes, in the order of coming.
+    pub(super) async fn pass(self: &Arc<Self>) -> Option<Passed> {
+        let permit = Arc::clone(&self.semaphore).acquire_owned().await.ok()?;
+        Some(Passed { gate: Arc::clone(self), permit: Some(permit) })
+    }
+
+    /// Notes how long a call took.
+    pub(super) fn note(&self, took: Duration) {
+        if self.ahead == 0 {
+            return;
+        }
+        let before = self.average_ns.load(Ordering::Relaxed);
+        let average = if took >= SLOW { nanoseconds(took) } else { before - before / MEMORY + nanoseconds(took) / MEMORY };
+        self.average_ns.store(average.min(nanoseconds(SLOW)), Ordering::Relaxed);
+        let is_quick = average < nanoseconds(QUICK);
+        if self.is_quick.swap(is_quick, Ordering::Relaxed) == is_quick {
+            return;
+        }
+        if is_quick {
+            // What is still owed from last time stays with those who have it.
+            let owed = self.owed.swap(0, Ordering::Relaxed);
+            self.semaphore.add_permits(self.ahead.saturating_sub(owed));
+        } else {
+            let free = self.semaphore.forget_permits(self.ahead);
+            self.owed.store(self.ahead - free, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Passed {
+    fn drop(&mut self) {
+        let is_owed = |owed: usize| owed.checked_sub(1);
+        if self.gate.owed.load(Ordering::Relaxed) > 0
+            && self.gate.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_owed).is_ok()
+            && let Some(permit) = self.permit.take()
+        {
+            permit.forget();
+        }
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(gate: &Arc<Gate>) -> Vec<Passed> {
+        std::iter::from_fn(|| gate.try_pass()).collect()
+    }
+
+    #[test]
+    fn quick_calls_go_ahead_and_slow_ones_do_not() {
+        let gate = Gates::default().of("chat", 2, 8);
+        assert_eq!(fill(&gate).len(), 2, "nothing is known of it yet");
+        (0..100).for_each(|_| gate.note(Duration::from_micros(10)));
+        let passed = fill(&gate);
+        assert_eq!(passed.len(), 8);
+        gate.note(SLOW);
+        assert_eq!(fill(&gate).len(), 0);
+        let mut passed = passed.into_iter();
+        drop(passed.by_ref().take(6).collect::<Vec<_>>());
+        assert_eq!(fill(&gate).len(), 0, "the permits that came ahead are given up first");
+        drop(passed);
+        assert_eq!(fill(&gate).len(), 2);
+    }
+
+    #[test]
+    fn turning_to_and_fro_neither_makes_nor_loses_a_place() {
+        let gate = Gates::default().of("chat", 3, 10);
+        for round in 0..20 {
+            let held: Vec<_> = fill(&gate).into_iter().take(round % 5).collect();
+            (0..200).for_each(|_| gate.note(Duration::from_micros(1)));
+            let more: Vec<_> = fill(&gate).into_iter().skip(round % 3).collect();
+            gate.note(SLOW);
+            drop(held);
+            if round % 2 == 0 {
+                (0..200).for_each(|_| gate.note(Duration::from_micros(1)));
+            }
+            drop(more);
+            (0..200).for_each(|_| gate.note(Duration::from_micros(1)));
+            assert_eq!(fill(&gate).len(), 10, "round {round}");
+            gate.note(SLOW);
+            assert_eq!(fill(&gate).len(), 3, "round {round}");
+        }
+    }
+
+    #[test]
+    fn without_more_to_let_ahead_it_stays_as_wide_as_it_is() {
+        let gates = Gates::default();
+        let gate = gates.of("chat", 4, 4);
+        (0..100).for_each(|_| gate.note(Duration::ZERO));
+        assert_eq!(fill(&gate).len(), 4);
+        assert!(Arc::ptr_eq(&gate, &gates.of("chat", 4, 1)) && !Arc::ptr_eq(&gate, &gates.of("chat", 5, 4)));
     }
 }

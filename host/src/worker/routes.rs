@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{Counter, Histogram};
-use tokio::sync::Semaphore;
 
-use super::gates::Gates;
+use super::gates::{Gate, Gates};
 use crate::config::{LiveSettings, PluginSettings, Settings};
 use crate::context::NameLimits;
 
@@ -22,10 +21,10 @@ pub(super) struct Route {
     pub(super) attempts: u32,
     pub(super) frame_bytes_max: usize,
     pub(super) names: NameLimits,
-    /// As many calls as the plugin's instances run at once.
-    pub(super) plugin_gate: Arc<Semaphore>,
+    /// As many calls as the plugin's instances run at once, or as the worker has slots while they are quick.
+    pub(super) plugin_gate: Arc<Gate>,
     /// As many as the action may.
-    pub(super) action_gate: Option<Arc<Semaphore>>,
+    pub(super) action_gate: Option<Arc<Gate>>,
     /// How long the plugin's calls take.
     pub(super) seconds: Histogram,
 }
@@ -63,8 +62,8 @@ impl Routes {
             attempts: attempts_of(&settings, action),
             frame_bytes_max: usize::try_from(settings.limits.frame_out_max.as_u64()).unwrap_or(usize::MAX),
             names: NameLimits::from(&*settings),
-            plugin_gate: self.plugin_gates.of(plugin, threads),
-            action_gate: concurrency.map(|width| self.action_gates.of(action, width)),
+            plugin_gate: self.plugin_gates.of(plugin, threads, settings.worker.slots),
+            action_gate: concurrency.map(|width| self.action_gates.of(action, width, width)),
             seconds: metrics::histogram!("plugsocket_call_seconds", "plugin" => plugin.to_string()),
             plugin: Arc::clone(plugin),
             settings,
