@@ -1,0 +1,124 @@
+//! The closed loop: each connection has so many messages unanswered, and sends another for each answer.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+
+use crate::clock;
+use crate::echo::{Check, Kind, Request};
+use crate::histogram::Histogram;
+use crate::net::{Net, PATIENCE, Receiver};
+
+const TURN: Duration = Duration::from_millis(20);
+
+/// One connection's messages.
+struct Flow {
+    sent: u64,
+    answered: u64,
+    /// When each unanswered one was sent.
+    times: Vec<u64>,
+}
+
+/// Sends and checks; [`run`] drives it.
+pub struct Closed {
+    request: Request,
+    check: Check,
+    in_flight: u64,
+    flows: Vec<Flow>,
+    pub latency: Histogram,
+    pub answers: u64,
+    stopping: bool,
+}
+
+impl Closed {
+    pub fn new(connections: usize, in_flight: usize) -> Self {
+        let flow = || Flow { sent: 0, answered: 0, times: vec![0; in_flight] };
+        Self {
+            request: Request::new(),
+            check: Check::new(),
+            in_flight: in_flight as u64,
+            flows: (0..connections).map(|_| flow()).collect(),
+            latency: Histogram::new(),
+            answers: 0,
+            stopping: false,
+        }
+    }
+
+    /// Sends the first messages of every connection.
+    pub fn start(&mut self, net: &mut Net) -> anyhow::Result<()> {
+        for connection in 0..self.flows.len() {
+            let mut out = Vec::new();
+            self.fill(connection, &mut out);
+            net.send(connection, &out)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on for so long.
+    pub fn run(&mut self, net: &mut Net, time: Duration) -> anyhow::Result<()> {
+        let start = clock::now();
+        let end = start + time.as_nanos() as u64;
+        net.wake_at(end)?;
+        let (mut answers, mut moved) = (self.answers, start);
+        loop {
+            net.turn(Some(TURN), self)?;
+            let now = clock::now();
+            if now >= end {
+                return Ok(());
+            }
+            if self.answers > answers {
+                (answers, moved) = (self.answers, now);
+            }
+            ensure!(now < moved + PATIENCE, "no answer for {} s", PATIENCE / clock::SECOND);
+        }
+    }
+
+    /// Waits for all answers; nothing may be missing or too much.
+    pub fn finish(&mut self, net: &mut Net) -> anyhow::Result<()> {
+        self.stopping = true;
+        let end = clock::now() + PATIENCE;
+        while self.flows.iter().any(|flow| flow.answered < flow.sent) {
+            net.turn(Some(TURN), self)?;
+            let missing: u64 = self.flows.iter().map(|flow| flow.sent - flow.answered).sum();
+            ensure!(clock::now() < end, "{missing} messages were never answered");
+        }
+        // An answer too many would come now.
+        net.turn(Some(TURN), self)
+    }
+
+    pub fn clear(&mut self) {
+        self.latency.clear();
+        self.answers = 0;
+    }
+
+    fn fill(&mut self, connection: usize, out: &mut Vec<u8>) {
+        let flow = &mut self.flows[connection];
+        if self.stopping || flow.sent - flow.answered >= self.in_flight {
+            return;
+        }
+        let now = clock::now();
+        while flow.sent - flow.answered < self.in_flight {
+            out.extend_from_slice(self.request.encode(connection, flow.sent));
+            flow.times[(flow.sent % self.in_flight) as usize] = now;
+            flow.sent += 1;
+        }
+    }
+}
+
+impl Receiver for Closed {
+    fn message(&mut self, connection: usize, payload: &[u8], now: u64) -> anyhow::Result<()> {
+        let flow = &mut self.flows[connection];
+        if self.check.answer(payload, connection, flow.answered)? == Kind::Answer {
+            ensure!(flow.answered < flow.sent, "connection {connection} got an answer to what it never sent");
+            self.latency.record(now.saturating_sub(flow.times[(flow.answered % self.in_flight) as usize]));
+            flow.answered += 1;
+            self.answers += 1;
+        }
+        Ok(())
+    }
+
+    fn after(&mut self, connection: usize, out: &mut Vec<u8>) -> anyhow::Result<()> {
+        self.fill(connection, out);
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! Measures built Plugsocket binaries end to end, as black boxes: a load generator, the scenarios, references, and a report. Run it by `scripts/bench`.
+
+mod app;
+mod bench;
+mod clock;
+mod closed;
+mod echo;
+mod frame;
+mod histogram;
+mod net;
+mod open;
+mod procs;
+mod redis;
+mod register;
+mod report;
+mod scenario;
+mod usage;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context;
+use clap::Parser;
+
+use self::app::Bins;
+use self::bench::{Bench, Scale};
+
+/// One scenario.
+struct Scenario {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&mut Bench) -> anyhow::Result<()>,
+}
+
+const SCENARIOS: [Scenario; 1] =
+    [Scenario { name: "trip", about: "messages and their answers: every way they can go, closed and open loops", run: scenario::trip::run }];
+
+/// Measures built binaries end to end: a table for people, JSON for machines.
+#[derive(Parser)]
+#[command(name = "plugsocket-load", after_help = scenarios_help())]
+struct Arguments {
+    /// Only these scenarios; all of them without any.
+    #[arg(value_name = "SCENARIO", value_parser = SCENARIOS.map(|scenario| scenario.name))]
+    scenarios: Vec<String>,
+    /// The same.
+    #[arg(long, value_name = "SCENARIO", value_parser = SCENARIOS.map(|scenario| scenario.name))]
+    only: Vec<String>,
+    /// Folder with plugsocket, plugsocket-server, plugsocket-worker and libchat.so.
+    #[arg(long, value_name = "DIR", default_value = "target/release")]
+    bins: PathBuf,
+    /// A second folder, measured in turn with the first; the table has the ratios.
+    #[arg(long, value_name = "DIR")]
+    against: Option<PathBuf>,
+    /// Fewer rounds, shorter windows: about two minutes for everything.
+    #[arg(long)]
+    quick: bool,
+    /// Only try that everything runs and nothing gets lost.
+    #[arg(long)]
+    smoke: bool,
+    /// How often everything is measured; the table has the median, the least and the most.
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+    /// Take figures of a busy machine too, and mark them.
+    #[arg(long)]
+    force: bool,
+    /// Where the JSON goes; the table goes beside it.
+    #[arg(long, value_name = "FILE", default_value = "target/bench/load.json")]
+    json: PathBuf,
+}
+
+fn scenarios_help() -> String {
+    let lines = SCENARIOS.map(|scenario| format!("  {:<11} {}", scenario.name, scenario.about));
+    format!("Scenarios:\n{}", lines.join("\n"))
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("no figures: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether every scenario has figures.
+fn run(arguments: &Arguments) -> anyhow::Result<bool> {
+    let scale = match (arguments.smoke, arguments.quick) {
+        (true, _) => Scale::Smoke,
+        (_, true) => Scale::Quick,
+        _ => Scale::Full,
+    };
+    let rounds = arguments.rounds.unwrap_or(match scale {
+        Scale::Smoke => 1,
+        Scale::Quick => 2,
+        Scale::Full => 3,
+    });
+    let sides = std::iter::once(&arguments.bins).chain(&arguments.against).map(|folder| Bins::new(folder)).collect::<Result<Vec<_>, _>>()?;
+    end_with_signals();
+    let mut bench = Bench::new(scale, rounds.max(1), arguments.force, sides)?;
+    let mut refused = Vec::new();
+    let chosen = |name: &str| {
+        let mut names = arguments.scenarios.iter().chain(&arguments.only).peekable();
+        names.peek().is_none() || names.any(|chosen| chosen == name)
+    };
+    for scenario in SCENARIOS.iter().filter(|scenario| chosen(scenario.name)) {
+        let started = Instant::now();
+        if let Err(error) = rounds_of(&mut bench, scenario) {
+            // Figures of a scenario that lost something are none.
+            bench.samples.retain(|sample| sample.scenario != scenario.name);
+            eprintln!("{}: refused: {error:#}", scenario.name);
+            refused.push(format!("{}: refused: {error:#}", scenario.name));
+            bench.redis.flush()?;
+        }
+        eprintln!("{}: {:.1} s", scenario.name, started.elapsed().as_secs_f64());
+    }
+    let mut text = report::to_markdown(&bench);
+    for line in &refused {
+        text.push_str(&format!("\n**{line}**\n"));
+    }
+    println!("{text}");
+    write(arguments, &text, &bench, &refused)?;
+    Ok(refused.is_empty())
+}
+
+/// All rounds; both sides take turns, and the one that begins changes.
+fn rounds_of(bench: &mut Bench, scenario: &Scenario) -> anyhow::Result<()> {
+    for round in 0..bench.rounds {
+        bench.round = round;
+        for turn in 0..bench.sides.len() {
+            bench.side = if round % 2 == 0 { turn } else { bench.sides.len() - 1 - turn };
+            (scenario.run)(bench).with_context(|| bench.sides[bench.side].name.clone())?;
+        }
+    }
+    Ok(())
+}
+
+fn write(arguments: &Arguments, text: &str, bench: &Bench, refused: &[String]) -> anyhow::Result<()> {
+    let json = serde_json::to_vec_pretty(&report::to_json(bench, refused)?)?;
+    if let Some(folder) = arguments.json.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("folder {}", folder.display()))?;
+    }
+    for (path, bytes) in [(arguments.json.clone(), json.as_slice()), (arguments.json.with_extension("md"), text.as_bytes())] {
+        std::fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
+        eprintln!("written: {}", path.display());
+    }
+    Ok(())
+}
+
+/// A signal ends everything that was started, and then this.
+fn end_with_signals() {
+    std::thread::spawn(|| {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else { return };
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        procs::kill_all();
+        std::process::exit(130);
+    });
+}

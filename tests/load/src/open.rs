@@ -1,0 +1,134 @@
+//! The open loop: messages leave at the moments of a plan, evenly spaced and spread over the connections, whatever became of the ones before.
+//! A latency begins at the planned moment, so that a stall counts for all that should have been sent during it.
+
+use std::time::Duration;
+
+use anyhow::{bail, ensure};
+
+use crate::clock::{self, SECOND};
+use crate::echo::{Check, Kind, Request};
+use crate::histogram::Histogram;
+use crate::net::{Net, PATIENCE, Receiver};
+
+const TURN: Duration = Duration::from_millis(20);
+/// So many seconds of messages may be unanswered.
+const BEHIND_MAX: f64 = 3.0;
+
+/// A part of the plan whose latencies are kept apart.
+pub struct Span {
+    /// Planned moments from here …
+    pub from: u64,
+    /// … to before here.
+    pub to: u64,
+    pub latency: Histogram,
+}
+
+impl Span {
+    pub fn new(from: u64, to: u64) -> Self {
+        Self { from, to, latency: Histogram::new() }
+    }
+}
+
+/// Sends by the plan and checks.
+pub struct Open {
+    request: Request,
+    check: Check,
+    rate: f64,
+    pub start: u64,
+    answered: Vec<u64>,
+    sent: u64,
+    pub answers: u64,
+    pub spans: Vec<Span>,
+    /// How late messages were sent, the generator's own share of the latency.
+    pub lag: Histogram,
+    out: Vec<Vec<u8>>,
+}
+
+impl Open {
+    pub fn new(connections: usize, rate: f64) -> Self {
+        Self {
+            request: Request::new(),
+            check: Check::new(),
+            rate,
+            start: clock::now() + clock::MILLISECOND,
+            answered: vec![0; connections],
+            sent: 0,
+            answers: 0,
+            spans: Vec::new(),
+            lag: Histogram::new(),
+            out: vec![Vec::new(); connections],
+        }
+    }
+
+    /// When message `number` of all is to leave.
+    fn moment(&self, number: u64) -> u64 {
+        self.start + (number as f64 * SECOND as f64 / self.rate) as u64
+    }
+
+    /// Goes on until that moment.
+    pub fn run(&mut self, net: &mut Net, until: u64) -> anyhow::Result<()> {
+        loop {
+            self.send_due(net, until)?;
+            let now = clock::now();
+            if now >= until {
+                return Ok(());
+            }
+            net.wake_at(self.moment(self.sent).min(until))?;
+            net.turn(Some(TURN), self)?;
+            let behind = self.sent - self.answers;
+            ensure!((behind as f64) < self.rate * BEHIND_MAX + 1_000.0, "{behind} messages are unanswered: saturated at {:.0}/s", self.rate);
+        }
+    }
+
+    /// Waits for all answers.
+    pub fn finish(&mut self, net: &mut Net) -> anyhow::Result<()> {
+        let end = clock::now() + PATIENCE;
+        while self.answers < self.sent {
+            net.turn(Some(TURN), self)?;
+            if clock::now() > end {
+                bail!("{} messages were never answered", self.sent - self.answers);
+            }
+        }
+        net.turn(Some(TURN), self)
+    }
+
+    fn send_due(&mut self, net: &mut Net, until: u64) -> anyhow::Result<()> {
+        let connections = self.out.len() as u64;
+        let now = clock::now();
+        let first = self.sent;
+        loop {
+            let moment = self.moment(self.sent);
+            if moment > now || moment >= until {
+                break;
+            }
+            let (connection, sequence) = ((self.sent % connections) as usize, self.sent / connections);
+            self.out[connection].extend_from_slice(self.request.encode(connection, sequence));
+            self.lag.record(now - moment);
+            self.sent += 1;
+        }
+        for number in first..self.sent.min(first + connections) {
+            let connection = (number % connections) as usize;
+            net.send(connection, &self.out[connection])?;
+            self.out[connection].clear();
+        }
+        Ok(())
+    }
+}
+
+impl Receiver for Open {
+    fn message(&mut self, connection: usize, payload: &[u8], now: u64) -> anyhow::Result<()> {
+        let sequence = self.answered[connection];
+        if self.check.answer(payload, connection, sequence)? == Kind::Other {
+            return Ok(());
+        }
+        let number = sequence * self.answered.len() as u64 + connection as u64;
+        ensure!(number < self.sent, "connection {connection} got an answer to what it never sent");
+        let moment = self.moment(number);
+        if let Some(span) = self.spans.iter_mut().find(|span| span.from <= moment && moment < span.to) {
+            span.latency.record(now.saturating_sub(moment));
+        }
+        self.answered[connection] += 1;
+        self.answers += 1;
+        Ok(())
+    }
+}

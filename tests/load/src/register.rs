@@ -1,0 +1,72 @@
+//! Clients that register: each sends its frame as soon as it may, and is counted when it was admitted.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::ensure;
+
+use crate::clock;
+use crate::frame;
+use crate::net::{Net, PATIENCE, Receiver};
+
+const ADMITTED: &[u8] = br#"{"action":"registered""#;
+
+/// What a client says of itself.
+pub struct Register {
+    admitted: usize,
+    /// The same user for all of them, or one for each.
+    user: Option<&'static str>,
+    is_echo_server: bool,
+    /// What the server called each of them.
+    pub ids: Vec<String>,
+}
+
+impl Register {
+    pub fn new() -> Self {
+        Self { admitted: 0, user: None, is_echo_server: false, ids: Vec::new() }
+    }
+
+    /// All of them as one user.
+    pub fn as_user(user: &'static str) -> Self {
+        Self { user: Some(user), ..Self::new() }
+    }
+
+    /// A bare echo server, which has no registration.
+    pub fn nowhere() -> Self {
+        Self { is_echo_server: true, ..Self::new() }
+    }
+
+    /// `count` more connections, registered.
+    pub fn connect(&mut self, net: &mut Net, address: SocketAddr, count: usize) -> anyhow::Result<()> {
+        let goal = net.len() + count;
+        net.connect(address, count, self)?;
+        let end = clock::now() + PATIENCE;
+        while !self.is_echo_server && self.admitted < goal {
+            net.turn(Some(Duration::from_millis(50)), self)?;
+            ensure!(clock::now() < end, "{} of {goal} were registered", self.admitted);
+        }
+        Ok(())
+    }
+}
+
+impl Receiver for Register {
+    fn opened(&mut self, connection: usize, out: &mut Vec<u8>) -> anyhow::Result<()> {
+        if !self.is_echo_server {
+            let user = self.user.map(|user| format!(r#","user_id":"{user}""#)).unwrap_or_default();
+            let text = format!(r#"{{"action":"register","data":{{"nickname":"c{connection}"{user}}}}}"#);
+            frame::write(frame::TEXT, text.as_bytes(), out);
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, connection: usize, payload: &[u8], _now: u64) -> anyhow::Result<()> {
+        let text = String::from_utf8_lossy(payload);
+        ensure!(payload.starts_with(ADMITTED), "connection {connection} was told {text}");
+        self.admitted += 1;
+        if let Some((_, rest)) = text.split_once(r#""connection_id":""#) {
+            self.ids.resize(self.ids.len().max(connection + 1), String::new());
+            self.ids[connection] = rest.split('"').next().unwrap_or("").to_owned();
+        }
+        Ok(())
+    }
+}

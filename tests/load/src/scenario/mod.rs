@@ -1,0 +1,3 @@
+//! The scenarios: a file for each.
+
+pub mod trip;
