@@ -2,6 +2,7 @@
 
 use anyhow::{bail, ensure};
 
+pub const CONTINUATION: u8 = 0;
 pub const TEXT: u8 = 1;
 pub const BINARY: u8 = 2;
 pub const CLOSE: u8 = 8;
@@ -15,6 +16,8 @@ const PAYLOAD_MAX: u64 = 1 << 24;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame<'bytes> {
     pub opcode: u8,
+    /// Whether the message ends with it.
+    pub is_last: bool,
     pub payload: &'bytes [u8],
     /// Bytes of frame and head.
     pub taken: usize,
@@ -23,10 +26,10 @@ pub struct Frame<'bytes> {
 /// The first frame of `bytes`; `None` when it is not whole yet.
 ///
 /// # Errors
-/// A masked frame, a fragment, reserved bits, and a frame over 16 MiB: none of it is expected from a server here.
+/// A masked frame, reserved bits, and a frame over 16 MiB: none of it is expected from a server here.
 pub fn read(bytes: &[u8]) -> anyhow::Result<Option<Frame<'_>>> {
     let &[first, second, ..] = bytes else { return Ok(None) };
-    ensure!(first & 0xf0 == 0x80, "a frame that is a fragment or has reserved bits: {first:#x}");
+    ensure!(first & 0x70 == 0, "a frame with reserved bits: {first:#x}");
     ensure!(second & 0x80 == 0, "a masked frame from the server");
     let (head, length) = match second {
         126 => match bytes.get(2..4) {
@@ -43,7 +46,7 @@ pub fn read(bytes: &[u8]) -> anyhow::Result<Option<Frame<'_>>> {
         bail!("a frame of {length} bytes");
     }
     let taken = head + length as usize;
-    Ok(bytes.get(head..taken).map(|payload| Frame { opcode: first & 0x0f, payload, taken }))
+    Ok(bytes.get(head..taken).map(|payload| Frame { opcode: first & 0x0f, is_last: first & 0x80 != 0, payload, taken }))
 }
 
 /// Appends a frame of a client; with a mask of zeros the payload goes as it is.
@@ -89,7 +92,7 @@ mod tests {
             let whole = bytes.len();
             bytes.extend_from_slice(b"next");
             let frame = read(&bytes).unwrap().unwrap();
-            assert_eq!((frame.opcode, frame.payload.len(), frame.taken), (TEXT, length, whole));
+            assert_eq!((frame.opcode, frame.is_last, frame.payload.len(), frame.taken), (TEXT, true, length, whole));
         }
     }
 
@@ -105,7 +108,7 @@ mod tests {
 
     #[test]
     fn what_no_server_sends_is_an_error() {
-        for bytes in [[0x01, 0x00], [0xc1, 0x00], [0x81, 0x80]] {
+        for bytes in [[0xc1, 0x00], [0x91, 0x00], [0x81, 0x80]] {
             assert!(read(&bytes).is_err(), "{bytes:?}");
         }
         assert!(read(&[0x81, 127, 0, 0, 0, 1, 0, 0, 0, 0]).is_err(), "too long");

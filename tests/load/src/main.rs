@@ -8,12 +8,15 @@ mod echo;
 mod frame;
 mod histogram;
 mod net;
+mod notice;
 mod open;
 mod procs;
 mod redis;
+mod reference;
 mod register;
 mod report;
 mod scenario;
+mod sender;
 mod usage;
 
 use std::path::PathBuf;
@@ -25,6 +28,7 @@ use clap::Parser;
 
 use self::app::Bins;
 use self::bench::{Bench, Scale};
+use self::reference::echo_server;
 
 /// One scenario.
 struct Scenario {
@@ -33,8 +37,12 @@ struct Scenario {
     run: fn(&mut Bench) -> anyhow::Result<()>,
 }
 
-const SCENARIOS: [Scenario; 1] =
-    [Scenario { name: "trip", about: "messages and their answers: every way they can go, closed and open loops", run: scenario::trip::run }];
+const SCENARIOS: [Scenario; 4] = [
+    Scenario { name: "refs", about: "what figures are held against: a bare echo, Redis alone, redis-benchmark", run: scenario::refs::run },
+    Scenario { name: "trip", about: "messages and their answers: every way they can go, closed and open loops", run: scenario::trip::run },
+    Scenario { name: "broadcast", about: "to all, a group, a user, a connection; from HTTP and PHP's list", run: scenario::broadcast::run },
+    Scenario { name: "idle", about: "connections that only register: memory, rate, and CPU to keep them", run: scenario::idle::run },
+];
 
 /// Measures built binaries end to end: a table for people, JSON for machines.
 #[derive(Parser)]
@@ -75,6 +83,9 @@ fn scenarios_help() -> String {
 }
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|first| first == echo_server::ARGUMENT) {
+        return echo_server::serve().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     match run(&Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -99,6 +110,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     });
     let sides = std::iter::once(&arguments.bins).chain(&arguments.against).map(|folder| Bins::new(folder)).collect::<Result<Vec<_>, _>>()?;
     end_with_signals();
+    raise_descriptors()?;
     let mut bench = Bench::new(scale, rounds.max(1), arguments.force, sides)?;
     let mut refused = Vec::new();
     let chosen = |name: &str| {
@@ -147,6 +159,13 @@ fn write(arguments: &Arguments, text: &str, bench: &Bench, refused: &[String]) -
         eprintln!("written: {}", path.display());
     }
     Ok(())
+}
+
+/// As many connections as the system lets us have, here and in everything that is started.
+fn raise_descriptors() -> anyhow::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("raising the limit of descriptors")
 }
 
 /// A signal ends everything that was started, and then this.

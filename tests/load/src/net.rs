@@ -49,6 +49,8 @@ struct Connection {
     rest: Vec<u8>,
     /// What the kernel did not take yet.
     out: Vec<u8>,
+    /// The beginning of a message that comes in several frames.
+    begun: Vec<u8>,
 }
 
 /// All connections of one run.
@@ -118,7 +120,7 @@ impl Net {
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
         let out = request.into_bytes();
-        self.connections.push(Connection { stream, is_open: false, is_writable: false, rest: Vec::new(), out });
+        self.connections.push(Connection { stream, is_open: false, is_writable: false, rest: Vec::new(), out, begun: Vec::new() });
         Ok(())
     }
 
@@ -237,7 +239,13 @@ impl Net {
             if connection.is_open {
                 while let Some(frame) = frame::read(&self.buffer[at..end])? {
                     match frame.opcode {
-                        frame::TEXT | frame::BINARY => receiver.message(index, frame.payload, now)?,
+                        frame::TEXT | frame::BINARY if frame.is_last => receiver.message(index, frame.payload, now)?,
+                        frame::TEXT | frame::BINARY | frame::CONTINUATION => {
+                            connection.begun.extend_from_slice(frame.payload);
+                            if frame.is_last {
+                                receiver.message(index, &std::mem::take(&mut connection.begun), now)?;
+                            }
+                        }
                         frame::PING => frame::write(frame::PONG, frame.payload, &mut out),
                         frame::CLOSE => bail!("the server closed it: {:?}", String::from_utf8_lossy(frame.payload)),
                         _ => {}

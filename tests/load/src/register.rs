@@ -14,8 +14,8 @@ const ADMITTED: &[u8] = br#"{"action":"registered""#;
 /// What a client says of itself.
 pub struct Register {
     admitted: usize,
-    /// The same user for all of them, or one for each.
-    user: Option<&'static str>,
+    /// The user that the first so many of them are; each other one is its own.
+    user: Option<(&'static str, usize)>,
     is_echo_server: bool,
     /// What the server called each of them.
     pub ids: Vec<String>,
@@ -26,9 +26,9 @@ impl Register {
         Self { admitted: 0, user: None, is_echo_server: false, ids: Vec::new() }
     }
 
-    /// All of them as one user.
-    pub fn as_user(user: &'static str) -> Self {
-        Self { user: Some(user), ..Self::new() }
+    /// The first so many of them as one user.
+    pub fn as_user(user: &'static str, connections: usize) -> Self {
+        Self { user: Some((user, connections)), ..Self::new() }
     }
 
     /// A bare echo server, which has no registration.
@@ -52,7 +52,7 @@ impl Register {
 impl Receiver for Register {
     fn opened(&mut self, connection: usize, out: &mut Vec<u8>) -> anyhow::Result<()> {
         if !self.is_echo_server {
-            let user = self.user.map(|user| format!(r#","user_id":"{user}""#)).unwrap_or_default();
+            let user = self.user.filter(|(_, count)| connection < *count).map(|(user, _)| format!(r#","user_id":"{user}""#)).unwrap_or_default();
             let text = format!(r#"{{"action":"register","data":{{"nickname":"c{connection}"{user}}}}}"#);
             frame::write(frame::TEXT, text.as_bytes(), out);
         }

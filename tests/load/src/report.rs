@@ -8,24 +8,29 @@ use serde_json::{Value, json};
 use crate::bench::{Bench, Sample, Scale};
 
 /// Columns of the tables: what the figure is called, how its column is headed, and by what it is divided.
-const COLUMNS: [(&str, &str, f64); 17] = [
+const COLUMNS: [(&str, &str, f64); 22] = [
     ("rate", "per s", 1.0),
     ("p50_us", "p50 ms", 1e3),
     ("p99_us", "p99 ms", 1e3),
     ("p999_us", "p99.9 ms", 1e3),
     ("max_us", "max ms", 1e3),
+    ("last_p50_us", "last p50 ms", 1e3),
+    ("last_p99_us", "last p99 ms", 1e3),
     ("cpu_us", "CPU µs", 1.0),
     ("server_us", "server", 1.0),
     ("worker_us", "worker", 1.0),
     ("runners_us", "runners", 1.0),
     ("redis_us", "Redis", 1.0),
     ("generator_us", "generator", 1.0),
+    ("connection_bytes", "B each", 1.0),
+    ("idle_us", "idle µs/s", 1.0),
     ("server_rss", "server MiB", 1048576.0),
     ("worker_rss", "worker MiB", 1048576.0),
     ("runners_rss", "runners MiB", 1048576.0),
     ("redis_rss", "Redis MiB", 1048576.0),
     ("redis_commands", "Redis cmds", 1.0),
     ("redis_xadd", "XADD", 1.0),
+    ("others", "others %", 0.01),
 ];
 
 /// One row of one side over all rounds.

@@ -77,8 +77,6 @@ pub enum Group {
     Worker,
     Runners,
     Redis,
-    /// What a reference runs instead of ours.
-    Reference,
 }
 
 /// Processes that count, by group.

@@ -1,3 +1,6 @@
 //! The scenarios: a file for each.
 
+pub mod broadcast;
+pub mod idle;
+pub mod refs;
 pub mod trip;
