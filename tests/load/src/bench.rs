@@ -84,7 +84,7 @@ impl Bench {
 
     pub fn add(&mut self, scenario: &'static str, row: impl Into<String>, figures: Figures) {
         let (row, side, round) = (row.into(), self.side, self.round);
-        let is_disturbed = std::mem::take(&mut self.is_disturbed);
+        let is_disturbed = self.is_disturbed;
         let shown = ["rate", "p50_us", "p99_us", "cpu_us", "others"].iter().filter_map(|name| Some(format!("{name} {:.2}", figures.get(name)?)));
         eprintln!("{scenario} {row} [{}]: {}", self.sides.get(side).map_or("", |bins| &bins.name), shown.collect::<Vec<_>>().join(", "));
         self.samples.push(Sample { scenario, row, side, round, is_disturbed, figures });
@@ -96,6 +96,7 @@ impl Bench {
     /// Whatever `measure` says, and a machine that was busy each time.
     pub fn undisturbed<T>(&mut self, mut measure: impl FnMut(&Self) -> anyhow::Result<(T, f64)>) -> anyhow::Result<T> {
         let mut shares = Vec::new();
+        self.is_disturbed = false;
         for _ in 0..=REPEATS {
             let (measured, others) = measure(self)?;
             if others <= OTHERS_MAX || self.scale == Scale::Smoke {
@@ -143,6 +144,9 @@ impl Window {
             let all: u64 = after.keys().map(|name| of(name)).sum();
             figures.insert("redis_commands", all.saturating_sub(of("info")) as f64 / per(messages));
             figures.insert("redis_xadd", of("xadd") as f64 / per(messages));
+            if of("xreadgroup") > 0 {
+                figures.insert("batch", messages as f64 / of("xreadgroup") as f64);
+            }
         }
         Ok((figures, used.others))
     }

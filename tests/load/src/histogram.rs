@@ -25,8 +25,13 @@ impl Histogram {
         self.max = self.max.max(nanoseconds);
     }
 
-    pub fn count(&self) -> u64 {
-        self.total
+    /// Adds what another one counted.
+    pub fn merge(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+        self.total += other.total;
+        self.max = self.max.max(other.max);
     }
 
     /// In microseconds; of nothing it is 0.
@@ -98,8 +103,12 @@ mod tests {
             let found = histogram.quantile_us(share);
             assert!(found >= exact && found <= exact * (1.0 + 1.0 / 64.0), "{share}: {found}");
         }
-        assert_eq!((histogram.max_us(), histogram.count()), (1_000.0, 1_000));
+        assert_eq!(histogram.max_us(), 1_000.0);
+        let mut more = Histogram::new();
+        more.record(5_000_000);
+        histogram.merge(&more);
+        assert_eq!((histogram.quantile_us(1.0), histogram.total), (5_000.0, 1_001));
         histogram.clear();
-        assert_eq!(histogram.count(), 0);
+        assert_eq!((histogram.quantile_us(0.5), histogram.max_us()), (0.0, 0.0));
     }
 }

@@ -17,6 +17,7 @@ mod register;
 mod report;
 mod scenario;
 mod sender;
+mod targets;
 mod usage;
 
 use std::path::PathBuf;
@@ -37,10 +38,13 @@ struct Scenario {
     run: fn(&mut Bench) -> anyhow::Result<()>,
 }
 
-const SCENARIOS: [Scenario; 4] = [
+const SCENARIOS: [Scenario; 7] = [
     Scenario { name: "refs", about: "what figures are held against: a bare echo, Redis alone, redis-benchmark", run: scenario::refs::run },
     Scenario { name: "trip", about: "messages and their answers: every way they can go, closed and open loops", run: scenario::trip::run },
     Scenario { name: "broadcast", about: "to all, a group, a user, a connection; from HTTP and PHP's list", run: scenario::broadcast::run },
+    Scenario { name: "slow", about: "handlers that sleep: how much longer all of them take than they must", run: scenario::slow::run },
+    Scenario { name: "reload", about: "latency while the plugin's library is replaced", run: scenario::disruption::reload },
+    Scenario { name: "crash", about: "latency while the plugin's runner is killed", run: scenario::disruption::crash },
     Scenario { name: "idle", about: "connections that only register: memory, rate, and CPU to keep them", run: scenario::idle::run },
 ];
 

@@ -177,11 +177,6 @@ impl Net {
         Ok(())
     }
 
-    /// Bytes that wait because the server does not take them.
-    pub fn unsent(&self, index: usize) -> usize {
-        self.connections[index].out.len()
-    }
-
     fn flush(&mut self, index: usize) -> anyhow::Result<()> {
         let connection = &mut self.connections[index];
         let mut written = 0;

@@ -6,9 +6,10 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, Sample, Scale};
+use crate::targets;
 
 /// Columns of the tables: what the figure is called, how its column is headed, and by what it is divided.
-const COLUMNS: [(&str, &str, f64); 22] = [
+const COLUMNS: [(&str, &str, f64); 24] = [
     ("rate", "per s", 1.0),
     ("p50_us", "p50 ms", 1e3),
     ("p99_us", "p99 ms", 1e3),
@@ -28,6 +29,8 @@ const COLUMNS: [(&str, &str, f64); 22] = [
     ("worker_rss", "worker MiB", 1048576.0),
     ("runners_rss", "runners MiB", 1048576.0),
     ("redis_rss", "Redis MiB", 1048576.0),
+    ("overrun", "× least", 1.0),
+    ("batch", "jobs a read", 1.0),
     ("redis_commands", "Redis cmds", 1.0),
     ("redis_xadd", "XADD", 1.0),
     ("others", "others %", 0.01),
@@ -69,16 +72,29 @@ fn rows(samples: &[Sample]) -> Vec<Row<'_>> {
     rows
 }
 
-/// The tables, a scenario each.
+/// The median of a figure of one side.
+fn look_up(rows: &[Row], side: usize, scenario: &str, name: &str, figure: &str) -> Option<f64> {
+    rows.iter().find(|row| row.side == side && row.scenario == scenario && row.name == name)?.median(figure)
+}
+
+/// The tables: what was to be reached, and then a scenario each.
 pub fn to_markdown(bench: &Bench) -> String {
     let rows = rows(&bench.samples);
+    let mut text = String::new();
+    for (side, bins) in bench.sides.iter().enumerate() {
+        // References are measured once, for both sides.
+        let at = |scenario: &str, name: &str, figure: &str| look_up(&rows, if scenario == "refs" { 0 } else { side }, scenario, name, figure);
+        let table = targets::to_markdown(&at);
+        if bench.scale != Scale::Smoke && !table.is_empty() {
+            let _ = writeln!(text, "## Targets: {}\n\n{table}", bins.name);
+        }
+    }
     let mut scenarios: Vec<&str> = Vec::new();
     for row in &rows {
         if !scenarios.contains(&row.scenario) {
             scenarios.push(row.scenario);
         }
     }
-    let mut text = String::new();
     for scenario in scenarios {
         let of: Vec<&Row> = rows.iter().filter(|row| row.scenario == scenario).collect();
         table(&mut text, bench, scenario, &of);
@@ -161,6 +177,8 @@ fn thousands(value: f64) -> String {
 
 /// Every sample, and what it ran on.
 pub fn to_json(bench: &Bench, refused: &[String]) -> anyhow::Result<Value> {
+    let rows = rows(&bench.samples);
+    let at = |scenario: &str, name: &str, figure: &str| look_up(&rows, 0, scenario, name, figure);
     let samples: Vec<Value> = bench
         .samples
         .iter()
@@ -175,6 +193,7 @@ pub fn to_json(bench: &Bench, refused: &[String]) -> anyhow::Result<Value> {
         "scale": format!("{:?}", bench.scale).to_lowercase(),
         "redis": bench.redis.version()?,
         "cpus": std::thread::available_parallelism().map_or(0, usize::from),
+        "targets": targets::to_json(&at),
         "samples": samples,
         "refused": refused,
     }))

@@ -43,13 +43,6 @@ impl Load {
             Self::Half => "half of W1".to_owned(),
         }
     }
-
-    fn connections(self) -> usize {
-        match self {
-            Self::Closed(connections, _) => connections,
-            Self::Open(_) | Self::Half => CONNECTIONS,
-        }
-    }
 }
 
 pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
