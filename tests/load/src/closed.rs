@@ -35,7 +35,7 @@ impl Closed {
         let flow = || Flow { sent: 0, answered: 0, times: vec![0; in_flight] };
         Self {
             request: Request::new(),
-            check: Check::new(),
+            check: Check::new(Request::new()),
             in_flight: in_flight as u64,
             flows: (0..connections).map(|_| flow()).collect(),
             latency: Histogram::new(),

@@ -23,9 +23,17 @@ pub struct Request {
 }
 
 impl Request {
-    /// With an id it is answered; without one it may be accepted, when `receipt` is set, and never be answered.
     pub fn new() -> Self {
-        let payload = format!(r#"{{"action":"echo","id":{FIRST_ID},"data":"c0000000 s0000000000 "#);
+        Self::with("")
+    }
+
+    /// One that is told to be `accepted` too, as soon as it is stored.
+    pub fn with_receipt() -> Self {
+        Self::with(r#""receipt":true,"#)
+    }
+
+    fn with(members: &str) -> Self {
+        let payload = format!(r#"{{"action":"echo",{members}"id":{FIRST_ID},"data":"c0000000 s0000000000 "#);
         let payload = format!("{payload}{}\"}}", "x".repeat(PAYLOAD - payload.len() - 2));
         let mut bytes = Vec::new();
         frame::write(frame::TEXT, payload.as_bytes(), &mut bytes);
@@ -83,8 +91,9 @@ struct Known {
 }
 
 impl Check {
-    pub fn new() -> Self {
-        Self { request: Request::new(), known: None }
+    /// `request` is how they are asked.
+    pub fn new(request: Request) -> Self {
+        Self { request, known: None }
     }
 
     /// Whether this is the answer to that message of that connection.
@@ -158,7 +167,7 @@ mod tests {
     #[test]
     fn answers_are_known_by_their_bytes() {
         for reply in [payload, reply] {
-            let mut check = Check::new();
+            let mut check = Check::new(Request::new());
             for sequence in 0..3 {
                 assert_eq!(check.answer(&reply(1, sequence), 1, sequence).unwrap(), Kind::Answer);
             }
@@ -168,7 +177,7 @@ mod tests {
 
     #[test]
     fn what_is_not_the_answer_is_an_error() {
-        let mut check = Check::new();
+        let mut check = Check::new(Request::new());
         check.answer(&reply(1, 0), 1, 0).unwrap();
         let changed = String::from_utf8(reply(1, 1)).unwrap().replace("xxx\"", "xxy\"").into_bytes();
         let twice = reply(1, 0);

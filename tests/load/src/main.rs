@@ -1,6 +1,7 @@
 //! Measures built Plugsocket binaries end to end, as black boxes: a load generator, the scenarios, references, and a report. Run it by `scripts/bench`.
 
 mod app;
+mod backlog;
 mod bench;
 mod clock;
 mod closed;
@@ -10,6 +11,7 @@ mod histogram;
 mod net;
 mod notice;
 mod open;
+mod plot;
 mod procs;
 mod redis;
 mod reference;
@@ -38,7 +40,7 @@ struct Scenario {
     run: fn(&mut Bench) -> anyhow::Result<()>,
 }
 
-const SCENARIOS: [Scenario; 7] = [
+const SCENARIOS: [Scenario; 9] = [
     Scenario { name: "refs", about: "what figures are held against: a bare echo, Redis alone, redis-benchmark", run: scenario::refs::run },
     Scenario { name: "trip", about: "messages and their answers: every way they can go, closed and open loops", run: scenario::trip::run },
     Scenario { name: "broadcast", about: "to all, a group, a user, a connection; from HTTP and PHP's list", run: scenario::broadcast::run },
@@ -46,6 +48,8 @@ const SCENARIOS: [Scenario; 7] = [
     Scenario { name: "reload", about: "latency while the plugin's library is replaced", run: scenario::disruption::reload },
     Scenario { name: "crash", about: "latency while the plugin's runner is killed", run: scenario::disruption::crash },
     Scenario { name: "idle", about: "connections that only register: memory, rate, and CPU to keep them", run: scenario::idle::run },
+    Scenario { name: "curve", about: "more workers, servers, connections, queued messages (not with --quick)", run: scenario::curve::run },
+    Scenario { name: "sweep", about: "rising rates up to saturation (only with --plot)", run: scenario::sweep::run },
 ];
 
 /// Measures built binaries end to end: a table for people, JSON for machines.
@@ -76,6 +80,9 @@ struct Arguments {
     /// Take figures of a busy machine too, and mark them.
     #[arg(long)]
     force: bool,
+    /// Also rising rates, drawn: latency.svg beside the JSON.
+    #[arg(long)]
+    plot: bool,
     /// Where the JSON goes; the table goes beside it.
     #[arg(long, value_name = "FILE", default_value = "target/bench/load.json")]
     json: PathBuf,
@@ -119,7 +126,12 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let mut refused = Vec::new();
     let chosen = |name: &str| {
         let mut names = arguments.scenarios.iter().chain(&arguments.only).peekable();
-        names.peek().is_none() || names.any(|chosen| chosen == name)
+        match name {
+            "sweep" if arguments.plot => true,
+            "sweep" => names.any(|chosen| chosen == name),
+            "curve" if scale == Scale::Quick => names.any(|chosen| chosen == name),
+            _ => names.peek().is_none() || names.any(|chosen| chosen == name),
+        }
     };
     for scenario in SCENARIOS.iter().filter(|scenario| chosen(scenario.name)) {
         let started = Instant::now();
@@ -157,6 +169,13 @@ fn write(arguments: &Arguments, text: &str, bench: &Bench, refused: &[String]) -
     let json = serde_json::to_vec_pretty(&report::to_json(bench, refused)?)?;
     if let Some(folder) = arguments.json.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("folder {}", folder.display()))?;
+    }
+    for (side, bins) in bench.sides.iter().enumerate() {
+        if let Some(svg) = plot::svg(&bench.samples, side, &format!("Latency against offered load: {}", bins.name)) {
+            let path = arguments.json.with_file_name(if side == 0 { "latency.svg" } else { "latency-against.svg" });
+            std::fs::write(&path, svg).with_context(|| format!("writing {}", path.display()))?;
+            eprintln!("written: {}", path.display());
+        }
     }
     for (path, bytes) in [(arguments.json.clone(), json.as_slice()), (arguments.json.with_extension("md"), text.as_bytes())] {
         std::fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;

@@ -48,7 +48,7 @@ impl Open {
     pub fn new(connections: usize, rate: f64) -> Self {
         Self {
             request: Request::new(),
-            check: Check::new(),
+            check: Check::new(Request::new()),
             rate,
             start: clock::now() + clock::MILLISECOND,
             answered: vec![0; connections],
