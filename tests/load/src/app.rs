@@ -111,7 +111,8 @@ impl App {
         let (servers, workers, addresses) = (Vec::new(), Vec::new(), Vec::new());
         let mut app = Self { bins: bins.clone(), servers, workers, addresses, ops: unknown, name, folder, redis: redis.pid(), setup };
         for number in 0..app.setup.servers {
-            let (program, arguments): (_, &[&str]) = if app.setup.kind.is_memory() { ("plugsocket", &["dev"]) } else { ("plugsocket-server", &[]) };
+            let (program, arguments): (_, &[&str]) =
+                if app.setup.kind.is_memory() { ("plugsocket", &["dev"]) } else { ("plugsocket-server", &[]) };
             let server = app.run(program, arguments)?;
             app.addresses.push(address(&server.wait_for("listening on ws://")?)?);
             if app.setup.kind.is_memory() {
@@ -179,7 +180,8 @@ fn address(rest: &str) -> anyhow::Result<SocketAddr> {
 
 fn config(name: &str, queue: &str, setup: &Setup) -> String {
     let isolation = setup.kind.isolation();
-    let (slots, threads) = setup.slots.map_or((String::new(), String::new()), |slots| (format!("slots = {slots}\n"), format!("threads = {slots}\n")));
+    let (slots, threads) =
+        setup.slots.map_or((String::new(), String::new()), |slots| (format!("slots = {slots}\n"), format!("threads = {slots}\n")));
     format!(
         "app = \"{name}\"\nqueue = \"{queue}\"\nplugins_dir = \"plugins\"\nstate_dir = \"var\"\nlog_level = \"error\"\n\
          [server]\nlisten = \"127.0.0.1:0\"\nhandler = \"chat\"\n\

@@ -34,7 +34,14 @@ impl Backlog {
     pub fn new(connections: usize, count: usize) -> Self {
         let flow = || Flow { sent: 0, stored: 0, answered: 0 };
         let flows = (0..connections).map(|_| flow()).collect();
-        Self { request: Request::with_receipt(), check: Check::new(Request::with_receipt()), flows, each: count.div_ceil(connections) as u64, stored: 0, answered: 0 }
+        Self {
+            request: Request::with_receipt(),
+            check: Check::new(Request::with_receipt()),
+            flows,
+            each: count.div_ceil(connections) as u64,
+            stored: 0,
+            answered: 0,
+        }
     }
 
     pub fn count(&self) -> u64 {

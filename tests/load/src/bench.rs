@@ -85,7 +85,8 @@ impl Bench {
     pub fn add(&mut self, scenario: &'static str, row: impl Into<String>, figures: Figures) {
         let (row, side, round) = (row.into(), self.side, self.round);
         let is_disturbed = self.is_disturbed;
-        let shown = ["rate", "p50_us", "p99_us", "cpu_us", "others"].iter().filter_map(|name| Some(format!("{name} {:.2}", figures.get(name)?)));
+        let shown =
+            ["rate", "p50_us", "p99_us", "cpu_us", "others"].iter().filter_map(|name| Some(format!("{name} {:.2}", figures.get(name)?)));
         eprintln!("{scenario} {row} [{}]: {}", self.sides.get(side).map_or("", |bins| &bins.name), shown.collect::<Vec<_>>().join(", "));
         self.samples.push(Sample { scenario, row, side, round, is_disturbed, figures });
     }

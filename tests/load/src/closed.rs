@@ -8,6 +8,7 @@ use crate::clock;
 use crate::echo::{Check, Kind, Request};
 use crate::histogram::Histogram;
 use crate::net::{Net, PATIENCE, Receiver};
+use crate::reference::nats;
 
 const TURN: Duration = Duration::from_millis(20);
 
@@ -28,6 +29,8 @@ pub struct Closed {
     pub latency: Histogram,
     pub answers: u64,
     stopping: bool,
+    /// What came in of each connection to NATS and is no whole message yet.
+    nats: Option<Vec<Vec<u8>>>,
 }
 
 impl Closed {
@@ -41,7 +44,13 @@ impl Closed {
             latency: Histogram::new(),
             answers: 0,
             stopping: false,
+            nats: None,
         }
+    }
+
+    /// The same messages through NATS.
+    pub fn to_nats(connections: usize, in_flight: usize) -> Self {
+        Self { request: Request::to_nats(nats::SUBJECT), nats: Some(vec![Vec::new(); connections]), ..Self::new(connections, in_flight) }
     }
 
     /// Sends the first messages of every connection.
@@ -105,14 +114,27 @@ impl Closed {
     }
 }
 
-impl Receiver for Closed {
-    fn message(&mut self, connection: usize, payload: &[u8], now: u64) -> anyhow::Result<()> {
+impl Closed {
+    fn answer(&mut self, connection: usize, payload: &[u8], now: u64) -> anyhow::Result<()> {
         let flow = &mut self.flows[connection];
         if self.check.answer(payload, connection, flow.answered)? == Kind::Answer {
             ensure!(flow.answered < flow.sent, "connection {connection} got an answer to what it never sent");
             self.latency.record(now.saturating_sub(flow.times[(flow.answered % self.in_flight) as usize]));
             flow.answered += 1;
             self.answers += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Receiver for Closed {
+    fn message(&mut self, connection: usize, payload: &[u8], now: u64) -> anyhow::Result<()> {
+        let Some(streams) = &mut self.nats else { return self.answer(connection, payload, now) };
+        let mut bytes = std::mem::take(&mut streams[connection]);
+        bytes.extend_from_slice(payload);
+        nats::messages(&mut bytes, |_, payload| self.answer(connection, payload, now))?;
+        if let Some(streams) = &mut self.nats {
+            streams[connection] = bytes;
         }
         Ok(())
     }

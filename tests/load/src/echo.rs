@@ -24,23 +24,28 @@ pub struct Request {
 
 impl Request {
     pub fn new() -> Self {
-        Self::with("")
+        Self::with("", frame::TEXT, "", "")
     }
 
     /// One that is told to be `accepted` too, as soon as it is stored.
     pub fn with_receipt() -> Self {
-        Self::with(r#""receipt":true,"#)
+        Self::with(r#""receipt":true,"#, frame::TEXT, "", "")
     }
 
-    fn with(members: &str) -> Self {
+    /// One as a client of NATS sends it: the same payload, published.
+    pub fn to_nats(subject: &str) -> Self {
+        Self::with("", frame::BINARY, &format!("PUB {subject} {PAYLOAD}\r\n"), "\r\n")
+    }
+
+    fn with(members: &str, opcode: u8, before: &str, behind: &str) -> Self {
         let payload = format!(r#"{{"action":"echo",{members}"id":{FIRST_ID},"data":"c0000000 s0000000000 "#);
         let payload = format!("{payload}{}\"}}", "x".repeat(PAYLOAD - payload.len() - 2));
         let mut bytes = Vec::new();
-        frame::write(frame::TEXT, payload.as_bytes(), &mut bytes);
-        let head = bytes.len() - payload.len();
+        frame::write(opcode, format!("{before}{payload}{behind}").as_bytes(), &mut bytes);
+        let head = bytes.len() - payload.len() - behind.len();
         let place = |what: &str| payload.find(what).map_or(0, |at| head + at);
         let (id, data) = (place(&FIRST_ID.to_string()), place("c0000000"));
-        Self { id, connection: data + 1, sequence: data + 2 + CONNECTION_DIGITS + 1, data: data..bytes.len() - 2, frame: bytes }
+        Self { id, connection: data + 1, sequence: data + 2 + CONNECTION_DIGITS + 1, data: data..head + PAYLOAD - 2, frame: bytes }
     }
 
     /// The `sequence`th message of a connection, counted from 0.
@@ -157,6 +162,8 @@ mod tests {
         let frame: Value = serde_json::from_slice(&payload).unwrap();
         assert_eq!(frame["id"], 1_000_000_007);
         assert!(frame["data"].as_str().unwrap().starts_with("c0000042 s0000000007 xxx"));
+        let to_nats = Request::to_nats("jobs").encode(42, 7)[8..].to_vec();
+        assert_eq!(to_nats, [b"PUB jobs 128\r\n", payload.as_slice(), b"\r\n"].concat());
     }
 
     fn reply(connection: usize, sequence: u64) -> Vec<u8> {

@@ -31,7 +31,7 @@ use clap::Parser;
 
 use self::app::Bins;
 use self::bench::{Bench, Scale};
-use self::reference::echo_server;
+use self::reference::{echo_server, nats};
 
 /// One scenario.
 struct Scenario {
@@ -94,10 +94,14 @@ fn scenarios_help() -> String {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).is_some_and(|first| first == echo_server::ARGUMENT) {
-        return echo_server::serve().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
-    }
-    match run(&Arguments::parse()) {
+    let mut hidden = std::env::args().skip(1);
+    let (first, second) = (hidden.next().unwrap_or_default(), hidden.next().unwrap_or_default());
+    let ended = match first.as_str() {
+        echo_server::ARGUMENT => echo_server::serve(&second).map(|()| true),
+        nats::ARGUMENT => nats::respond(&second).map(|()| true),
+        _ => run(&Arguments::parse()),
+    };
+    match ended {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -119,7 +123,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         Scale::Quick => 2,
         Scale::Full => 3,
     });
-    let sides = std::iter::once(&arguments.bins).chain(&arguments.against).map(|folder| Bins::new(folder)).collect::<Result<Vec<_>, _>>()?;
+    let sides =
+        std::iter::once(&arguments.bins).chain(&arguments.against).map(|folder| Bins::new(folder)).collect::<Result<Vec<_>, _>>()?;
     end_with_signals();
     raise_descriptors()?;
     let mut bench = Bench::new(scale, rounds.max(1), arguments.force, sides)?;

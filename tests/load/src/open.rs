@@ -76,7 +76,11 @@ impl Open {
             net.wake_at(self.moment(self.sent).min(until))?;
             net.turn(Some(TURN), self)?;
             let behind = self.sent - self.answers;
-            ensure!((behind as f64) < self.rate * BEHIND_MAX + 1_000.0, "{behind} messages are unanswered: saturated at {:.0}/s", self.rate);
+            ensure!(
+                (behind as f64) < self.rate * BEHIND_MAX + 1_000.0,
+                "{behind} messages are unanswered: saturated at {:.0}/s",
+                self.rate
+            );
         }
     }
 

@@ -99,20 +99,47 @@ fn draw(series: &[Series], across: &Axis, up: &Axis, title: &str) -> String {
     );
     for mark in across.marks() {
         let x = across.x(mark);
-        let _ = writeln!(svg, "<path d=\"M{x:.1} {TOP}V{bottom}\" stroke=\"#e4e4e4\"/><text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>", bottom + 18.0, axis_number(mark));
+        let _ = writeln!(
+            svg,
+            "<path d=\"M{x:.1} {TOP}V{bottom}\" stroke=\"#e4e4e4\"/><text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+            bottom + 18.0,
+            axis_number(mark)
+        );
     }
     for mark in up.marks() {
         let y = up.y(mark);
-        let _ = writeln!(svg, "<path d=\"M{LEFT} {y:.1}H{right}\" stroke=\"#e4e4e4\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", LEFT - 8.0, y + 4.0, axis_number(mark));
+        let _ = writeln!(
+            svg,
+            "<path d=\"M{LEFT} {y:.1}H{right}\" stroke=\"#e4e4e4\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            LEFT - 8.0,
+            y + 4.0,
+            axis_number(mark)
+        );
     }
-    let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">messages offered per second</text>", (LEFT + right) / 2.0, HEIGHT - 12.0);
-    let _ = writeln!(svg, "<text transform=\"translate(18 {:.1}) rotate(-90)\" text-anchor=\"middle\">milliseconds from the planned moment to the answer</text>", (TOP + bottom) / 2.0);
+    let _ = writeln!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">messages offered per second</text>",
+        (LEFT + right) / 2.0,
+        HEIGHT - 12.0
+    );
+    let _ = writeln!(
+        svg,
+        "<text transform=\"translate(18 {:.1}) rotate(-90)\" text-anchor=\"middle\">milliseconds from the planned moment to the answer</text>",
+        (TOP + bottom) / 2.0
+    );
     for (index, Series { name, color, is_dashed, points }) in series.iter().enumerate() {
         let dash = if *is_dashed { " stroke-dasharray=\"5 4\"" } else { "" };
         let line: Vec<String> = points.iter().map(|(rate, time)| format!("{:.1},{:.1}", across.x(*rate), up.y(*time))).collect();
         let _ = writeln!(svg, "<polyline points=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"2\"{dash}/>", line.join(" "));
         let y = TOP + 14.0 + 20.0 * index as f64;
-        let _ = writeln!(svg, "<path d=\"M{} {y}h28\" stroke=\"{color}\" stroke-width=\"2\"{dash}/><text x=\"{}\" y=\"{}\">{}</text>", right + 14.0, right + 48.0, y + 4.0, escape(name));
+        let _ = writeln!(
+            svg,
+            "<path d=\"M{} {y}h28\" stroke=\"{color}\" stroke-width=\"2\"{dash}/><text x=\"{}\" y=\"{}\">{}</text>",
+            right + 14.0,
+            right + 48.0,
+            y + 4.0,
+            escape(name)
+        );
     }
     svg.push_str("</svg>\n");
     svg
@@ -138,7 +165,11 @@ mod tests {
 
     #[test]
     fn every_line_has_its_points() {
-        let samples = [sample("redis+process 500/s", 300.0, 900.0), sample("redis+process 750/s", 400.0, 2_000.0), sample("memory+process 500/s", 90.0, 200.0)];
+        let samples = [
+            sample("redis+process 500/s", 300.0, 900.0),
+            sample("redis+process 750/s", 400.0, 2_000.0),
+            sample("memory+process 500/s", 90.0, 200.0),
+        ];
         let svg = svg(&samples, 0, "a < b").unwrap();
         assert_eq!(svg.matches("<polyline").count(), 4, "{svg}");
         assert!(svg.contains("a &lt; b") && svg.contains("redis+process p99"), "{svg}");

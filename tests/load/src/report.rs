@@ -83,7 +83,8 @@ pub fn to_markdown(bench: &Bench) -> String {
     let mut text = String::new();
     for (side, bins) in bench.sides.iter().enumerate() {
         // References are measured once, for both sides.
-        let at = |scenario: &str, name: &str, figure: &str| look_up(&rows, if scenario == "refs" { 0 } else { side }, scenario, name, figure);
+        let at =
+            |scenario: &str, name: &str, figure: &str| look_up(&rows, if scenario == "refs" { 0 } else { side }, scenario, name, figure);
         let table = targets::to_markdown(&at);
         if bench.scale != Scale::Smoke && !table.is_empty() {
             let _ = writeln!(text, "## Targets: {}\n\n{table}", bins.name);
@@ -106,7 +107,8 @@ pub fn to_markdown(bench: &Bench) -> String {
 }
 
 fn table(text: &mut String, bench: &Bench, scenario: &str, rows: &[&Row]) {
-    let columns: Vec<_> = COLUMNS.iter().filter(|(figure, ..)| rows.iter().any(|row| row.median(figure).is_some_and(|value| value != 0.0))).collect();
+    let columns: Vec<_> =
+        COLUMNS.iter().filter(|(figure, ..)| rows.iter().any(|row| row.median(figure).is_some_and(|value| value != 0.0))).collect();
     let _ = write!(text, "\n## {scenario}\n\n| |");
     for (_, heading, _) in &columns {
         let _ = write!(text, " {heading} |");

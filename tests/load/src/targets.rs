@@ -99,7 +99,11 @@ pub fn to_markdown(at: Lookup) -> String {
         Some(format!("| {} | {} {} | {must} | {stretch} | {verdict} |\n", target.what, number(value), target.unit))
     };
     let rows: String = TARGETS.iter().filter_map(row).collect();
-    if rows.is_empty() { rows } else { format!("| redis+process, unless it says otherwise | measured | must | should | |\n|---|---:|---:|---:|---|\n{rows}") }
+    if rows.is_empty() {
+        rows
+    } else {
+        format!("| redis+process, unless it says otherwise | measured | must | should | |\n|---|---:|---:|---:|---|\n{rows}")
+    }
 }
 
 pub fn to_json(at: Lookup) -> Vec<Value> {

@@ -49,7 +49,8 @@ fn legs(socket: &Path, number: usize, batch: usize, end: Instant) -> anyhow::Res
         ensure!(taken.len() == batch && read.len() == batch, "{} taken and {} read of {batch}", taken.len(), read.len());
         last.clone_from(read.last().context("nothing was read")?);
         let mut ends = Vec::new();
-        for (command, key, group, ids) in [("XACK", &inbox, true, &taken), ("XDEL", &inbox, false, &taken), ("XDEL", &outbox, false, &read)] {
+        for (command, key, group, ids) in [("XACK", &inbox, true, &taken), ("XDEL", &inbox, false, &taken), ("XDEL", &outbox, false, &read)]
+        {
             let group: &[&[u8]] = if group { &[b"g"] } else { &[] };
             let words: Vec<&[u8]> =
                 [command.as_bytes(), key].into_iter().chain(group.iter().copied()).chain(ids.iter().map(Vec::as_slice)).collect();

@@ -2,3 +2,4 @@
 
 pub mod echo_server;
 pub mod legs;
+pub mod nats;

@@ -1,26 +1,29 @@
-//! `refs`: what figures are held against: a bare echo server, Redis by itself, and `redis-benchmark`.
+//! `refs`: what figures are held against: a bare echo server, Redis by itself, and `redis-benchmark`, and NATS JetStream doing the same.
 
 use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use crate::bench::{Bench, Window, add_latency};
+use crate::bench::{Bench, Figures, Window, add_latency};
 use crate::closed::Closed;
 use crate::net::Net;
-use crate::reference::{echo_server, legs};
+use crate::reference::{echo_server, legs, nats};
 use crate::register::Register;
 use crate::usage::{Group, Measured};
 
 /// Messages in one pipeline.
 const BATCHES: [usize; 4] = [1, 4, 16, 128];
+/// Connections, unanswered messages of each, and what that is called.
+const LOADS: [(usize, usize, &str); 3] = [(1, 1, "1 × 1"), (100, 1, "W1"), (100, 16, "W16")];
 
 pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
     if bench.side > 0 {
         return Ok(()); // They are the same for both.
     }
-    for (connections, in_flight, name) in [(1, 1, "1 × 1"), (100, 1, "W1"), (100, 16, "W16")] {
-        bare_echo(bench, connections, in_flight, name).with_context(|| format!("bare echo {name}"))?;
+    for (connections, in_flight, name) in LOADS {
+        bare_echo(bench, connections, in_flight, format!("bare echo {name}"), false)?;
     }
+    bare_echo(bench, 100, 16, "bare echo W16, TCP_NODELAY".to_owned(), true)?;
     for batch in BATCHES {
         let figures = bench.undisturbed(|bench| {
             let time = bench.window();
@@ -37,31 +40,56 @@ pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
         bench.add("refs", format!("redis-benchmark XADD -P {pipeline}"), figures);
         bench.redis.flush()?;
     }
+    if nats::is_there() {
+        through_nats(bench).context("NATS JetStream")
+    } else {
+        eprintln!("refs: no NATS JetStream: there is no nats-server (install the package nats-server to have it)");
+        Ok(())
+    }
+}
+
+fn bare_echo(bench: &mut Bench, connections: usize, in_flight: usize, name: String, no_delay: bool) -> anyhow::Result<()> {
+    let (process, address) = echo_server::start(no_delay)?;
+    let mut net = Net::new()?;
+    Register::nowhere().connect(&mut net, address, connections)?;
+    let load = Closed::new(connections, in_flight);
+    let measured = Measured(vec![(Group::Server, process.pid())]);
+    let figures = drive(bench, &mut net, load, measured).with_context(|| name.clone())?;
+    bench.add("refs", name, figures);
     Ok(())
 }
 
-fn bare_echo(bench: &mut Bench, connections: usize, in_flight: usize, name: &str) -> anyhow::Result<()> {
-    let (process, address) = echo_server::start()?;
-    let mut net = Net::new()?;
-    Register::nowhere().connect(&mut net, address, connections)?;
-    let mut load = Closed::new(connections, in_flight);
-    load.start(&mut net)?;
-    load.run(&mut net, bench.warm_up())?;
+/// Server and responder stand where ours have server and worker.
+fn through_nats(bench: &mut Bench) -> anyhow::Result<()> {
+    for (connections, in_flight, name) in LOADS {
+        let nats = nats::start()?;
+        let mut net = Net::new()?;
+        Register::at_nats().connect(&mut net, nats.address, connections)?;
+        let load = Closed::to_nats(connections, in_flight);
+        let measured = Measured(vec![(Group::Server, nats.server.pid()), (Group::Worker, nats.responder.pid())]);
+        let figures = drive(bench, &mut net, load, measured).with_context(|| name.to_owned())?;
+        bench.add("refs", format!("NATS JetStream {name}"), figures);
+    }
+    Ok(())
+}
+
+fn drive(bench: &mut Bench, net: &mut Net, mut load: Closed, measured: Measured) -> anyhow::Result<Figures> {
+    load.start(net)?;
+    load.run(net, bench.warm_up())?;
     let figures = bench.undisturbed(|bench| {
-        let window = Window::open(None, Measured(vec![(Group::Server, process.pid())]))?;
+        let window = Window::open(None, measured.clone())?;
         load.clear();
-        load.run(&mut net, bench.window())?;
+        load.run(net, bench.window())?;
         let (mut figures, others) = window.close(None, load.answers)?;
         add_latency(&mut figures, &load.latency);
         Ok((figures, others))
     })?;
-    load.finish(&mut net)?;
-    bench.add("refs", format!("bare echo {name}"), figures);
-    Ok(())
+    load.finish(net)?;
+    Ok(figures)
 }
 
 /// XADD of as many bytes as a queued message has. Its own CPU counts as the generator's.
-fn redis_benchmark(bench: &Bench, pipeline: usize) -> anyhow::Result<(crate::bench::Figures, f64)> {
+fn redis_benchmark(bench: &Bench, pipeline: usize) -> anyhow::Result<(Figures, f64)> {
     let count: u64 = bench.pick(2_000, 50_000, 200_000) * if pipeline == 1 { 1 } else { 4 };
     let data = "x".repeat(320);
     let window = Window::open(None, Measured(vec![(Group::Redis, bench.redis.pid())]))?;
