@@ -26,12 +26,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Parser;
 
 use self::app::Bins;
 use self::bench::{Bench, Scale};
 use self::reference::{echo_server, nats};
+use self::report::Outcome;
 
 /// One scenario.
 struct Scenario {
@@ -125,6 +126,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     });
     let sides =
         std::iter::once(&arguments.bins).chain(&arguments.against).map(|folder| Bins::new(folder)).collect::<Result<Vec<_>, _>>()?;
+    ensure!(sides.iter().skip(1).all(|side| side.name != sides[0].name), "two folders of one name: tables tell them apart by it");
     end_with_signals();
     raise_descriptors()?;
     let mut bench = Bench::new(scale, rounds.max(1), arguments.force, sides)?;
@@ -149,12 +151,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         }
         eprintln!("{}: {:.1} s", scenario.name, started.elapsed().as_secs_f64());
     }
-    let mut text = report::to_markdown(&bench);
-    for line in &refused {
-        text.push_str(&format!("\n**{line}**\n"));
-    }
-    println!("{text}");
-    write(arguments, &text, &bench, &refused)?;
+    let sides: Vec<&str> = bench.sides.iter().map(|bins| bins.name.as_str()).collect();
+    let outcome = Outcome { scale, sides, samples: &bench.samples, refused: &refused };
+    println!("{}", report::to_markdown(&outcome));
+    write(arguments, &outcome, &bench.redis.version()?)?;
     Ok(refused.is_empty())
 }
 
@@ -170,20 +170,22 @@ fn rounds_of(bench: &mut Bench, scenario: &Scenario) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write(arguments: &Arguments, text: &str, bench: &Bench, refused: &[String]) -> anyhow::Result<()> {
-    let json = serde_json::to_vec_pretty(&report::to_json(bench, refused)?)?;
-    if let Some(folder) = arguments.json.parent() {
+fn write(arguments: &Arguments, outcome: &Outcome, redis: &str) -> anyhow::Result<()> {
+    let json = arguments.json.clone();
+    let mut files = vec![
+        (json.clone(), serde_json::to_string_pretty(&report::to_json(outcome, redis))?),
+        (json.with_extension("md"), report::to_markdown(outcome)),
+    ];
+    for (side, (name, file)) in outcome.sides.iter().zip(["latency.svg", "latency-against.svg"]).enumerate() {
+        files.extend(
+            plot::svg(outcome.samples, side, &format!("Latency against offered load: {name}")).map(|svg| (json.with_file_name(file), svg)),
+        );
+    }
+    if let Some(folder) = json.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("folder {}", folder.display()))?;
     }
-    for (side, bins) in bench.sides.iter().enumerate() {
-        if let Some(svg) = plot::svg(&bench.samples, side, &format!("Latency against offered load: {}", bins.name)) {
-            let path = arguments.json.with_file_name(if side == 0 { "latency.svg" } else { "latency-against.svg" });
-            std::fs::write(&path, svg).with_context(|| format!("writing {}", path.display()))?;
-            eprintln!("written: {}", path.display());
-        }
-    }
-    for (path, bytes) in [(arguments.json.clone(), json.as_slice()), (arguments.json.with_extension("md"), text.as_bytes())] {
-        std::fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
+    for (path, text) in files {
+        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         eprintln!("written: {}", path.display());
     }
     Ok(())
