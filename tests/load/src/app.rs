@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, ensure};
 use tempfile::TempDir;
 
-use crate::procs::Process;
+use crate::procs::{self, Process};
 use crate::redis::Redis;
 use crate::usage::{Group, Measured, descendants};
 
@@ -37,31 +37,31 @@ impl Bins {
 /// How messages travel and where plugin code runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    RedisProcess,
-    RedisInProcess,
-    MemoryInProcess,
-    MemoryProcess,
+    RedisRunners,
+    RedisInside,
+    MemoryInside,
+    MemoryRunners,
 }
 
 impl Kind {
     pub fn name(self) -> &'static str {
         match self {
-            Self::RedisProcess => "redis+process",
-            Self::RedisInProcess => "redis+in-process",
-            Self::MemoryInProcess => "memory+in-process",
-            Self::MemoryProcess => "memory+process",
+            Self::RedisRunners => "redis+process",
+            Self::RedisInside => "redis+in-process",
+            Self::MemoryInside => "memory+in-process",
+            Self::MemoryRunners => "memory+process",
         }
     }
 
     fn isolation(self) -> &'static str {
         match self {
-            Self::RedisProcess | Self::MemoryProcess => "process",
-            Self::RedisInProcess | Self::MemoryInProcess => "in-process",
+            Self::RedisRunners | Self::MemoryRunners => "process",
+            Self::RedisInside | Self::MemoryInside => "in-process",
         }
     }
 
     fn is_memory(self) -> bool {
-        matches!(self, Self::MemoryInProcess | Self::MemoryProcess)
+        matches!(self, Self::MemoryInside | Self::MemoryRunners)
     }
 }
 
@@ -102,7 +102,7 @@ impl App {
     /// A process that does not get ready in time; its last words are in the error.
     pub fn start(bins: &Bins, redis: &Redis, setup: Setup) -> anyhow::Result<Self> {
         static APPS: AtomicU32 = AtomicU32::new(0);
-        let folder = tempfile::tempdir()?;
+        let folder = procs::folder()?;
         fs::create_dir(folder.path().join("plugins"))?;
         fs::copy(bins.folder.join("libchat.so"), folder.path().join("plugins/libchat.so"))?;
         let name = format!("load{}", APPS.fetch_add(1, Ordering::Relaxed));

@@ -31,6 +31,7 @@ use clap::Parser;
 
 use self::app::Bins;
 use self::bench::{Bench, Scale};
+use self::redis::Redis;
 use self::reference::{echo_server, nats};
 use self::report::Outcome;
 
@@ -163,6 +164,8 @@ fn rounds_of(bench: &mut Bench, scenario: &Scenario) -> anyhow::Result<()> {
     for round in 0..bench.rounds {
         bench.round = round;
         for turn in 0..bench.sides.len() {
+            // A fresh one: its memory and settings are those of this scenario.
+            bench.redis = Redis::start()?;
             bench.side = if round % 2 == 0 { turn } else { bench.sides.len() - 1 - turn };
             (scenario.run)(bench).with_context(|| bench.sides[bench.side].name.clone())?;
         }
@@ -210,7 +213,7 @@ fn end_with_signals() {
                 _ = terminate.recv() => {}
             }
         });
-        procs::kill_all();
+        procs::end_all();
         std::process::exit(130);
     });
 }

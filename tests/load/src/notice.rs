@@ -75,6 +75,11 @@ impl Notices {
 
     pub fn clear(&mut self) {
         self.deliveries = 0;
+        self.clear_times();
+    }
+
+    /// As [`Self::clear`], but goes on counting.
+    pub fn clear_times(&mut self) {
         self.each.clear();
         self.last.clear();
     }
@@ -119,7 +124,8 @@ impl Receiver for Notices {
             *digit += (rest % 10) as u8;
             rest /= 10;
         }
-        if !(expected.is_some() && self.is_known(payload, &digits)) && !self.look_closely(payload, connection, expected)? {
+        let is_known = expected.is_some() && self.is_known(payload, &digits);
+        if !is_known && !self.look_closely(payload, connection, expected)? {
             return Ok(());
         }
         let sent = expected.and_then(|number| self.sent.get_mut(number));

@@ -1,6 +1,7 @@
 //! The open loop: messages leave at the moments of a plan, evenly spaced and spread over the connections, whatever became of the ones before.
 //! A latency begins at the planned moment, so that a stall counts for all that should have been sent during it.
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
@@ -12,7 +13,22 @@ use crate::net::{Net, PATIENCE, Receiver};
 
 const TURN: Duration = Duration::from_millis(20);
 /// So many seconds of messages may be unanswered.
-const BEHIND_MAX: f64 = 3.0;
+pub const BEHIND_SECONDS_MAX: f64 = 3.0;
+
+/// The other side can't keep up with the rate.
+#[derive(Debug)]
+pub struct Saturated {
+    unanswered: u64,
+    rate: f64,
+}
+
+impl fmt::Display for Saturated {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "saturated at {:.0}/s: {} messages are unanswered", self.rate, self.unanswered)
+    }
+}
+
+impl std::error::Error for Saturated {}
 
 /// A part of the plan whose latencies are kept apart.
 pub struct Span {
@@ -75,12 +91,10 @@ impl Open {
             }
             net.wake_at(self.moment(self.sent).min(until))?;
             net.turn(Some(TURN), self)?;
-            let behind = self.sent - self.answers;
-            ensure!(
-                (behind as f64) < self.rate * BEHIND_MAX + 1_000.0,
-                "{behind} messages are unanswered: saturated at {:.0}/s",
-                self.rate
-            );
+            let unanswered = self.sent - self.answers;
+            if unanswered as f64 > self.rate * BEHIND_SECONDS_MAX + 1_000.0 {
+                return Err(Saturated { unanswered, rate: self.rate }.into());
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Child processes: started, waited for, and never left behind.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,19 +10,36 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 pub const START_PATIENCE: Duration = Duration::from_secs(20);
+/// So that what was killed writes no more.
+const LAST_WRITES: Duration = Duration::from_millis(50);
 /// Lines kept for the error when a process ends too early.
 const LAST_LINES: usize = 20;
 
 /// All that run, for the end of this program by a signal.
 static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
-/// Kills whatever this program has started.
-pub fn kill_all() {
+/// Folders that are removed then.
+static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Kills whatever this program has started and removes its folders.
+pub fn end_all() {
     for pid in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         let _ = signal(*pid, Signal::KILL);
     }
+    thread::sleep(LAST_WRITES);
+    for folder in FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let _ = std::fs::remove_dir_all(folder);
+    }
+}
+
+/// A folder that is gone when the program ends.
+pub fn folder() -> anyhow::Result<TempDir> {
+    let folder = tempfile::Builder::new().prefix("plugsocket-load.").tempdir()?;
+    FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).push(folder.path().to_owned());
+    Ok(folder)
 }
 
 /// Sends a signal to a process that this program, or a process of its own, has started.

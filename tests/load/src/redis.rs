@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
-use crate::procs::{Process, START_PATIENCE};
+use crate::procs::{self, Process, START_PATIENCE};
 
 /// Ends with the program.
 pub struct Redis {
@@ -20,7 +20,7 @@ pub struct Redis {
 
 impl Redis {
     pub fn start() -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let folder = procs::folder()?;
         let mut command = Command::new("redis-server");
         command.args(["--port", "0", "--save", "", "--appendonly", "no", "--daemonize", "no", "--unixsocket"]);
         command.arg(folder.path().join("redis.sock")).arg("--dir").arg(folder.path());
@@ -123,7 +123,7 @@ impl Client {
         let line = line.trim_end();
         let number = || line.get(1..).and_then(|digits| digits.parse::<i64>().ok()).with_context(|| format!("Redis answered `{line}`"));
         match line.as_bytes().first() {
-            Some(b'+' | b':') => Ok(Reply::Text(line[1..].as_bytes().to_vec())),
+            Some(b'+' | b':') => Ok(Reply::Text(line.as_bytes()[1..].to_vec())),
             Some(b'$') => {
                 let Ok(length) = usize::try_from(number()?) else { return Ok(Reply::Nil) };
                 let mut bytes = vec![0; length + 2];

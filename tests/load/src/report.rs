@@ -27,7 +27,7 @@ const fn plain(figure: &'static str, heading: &'static str, divisor: f64) -> Col
 
 const MIB: f64 = 1_048_576.0;
 
-const COLUMNS: [Column; 24] = [
+const COLUMNS: [Column; 25] = [
     ranged("rate", "per s", 1.0),
     ranged("p50_us", "p50 ms", 1e3),
     ranged("p99_us", "p99 ms", 1e3),
@@ -51,6 +51,7 @@ const COLUMNS: [Column; 24] = [
     plain("batch", "jobs a read", 1.0),
     plain("redis_commands", "Redis cmds", 1.0),
     plain("redis_xadd", "XADD", 1.0),
+    plain("lag_p99_us", "lag p99 ms", 1e3),
     plain("others", "others %", 0.01),
 ];
 

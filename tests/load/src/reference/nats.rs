@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
-use crate::procs::Process;
+use crate::procs::{self, Process};
 
 /// The hidden argument that makes this program the responder; the server's address follows.
 pub const ARGUMENT: &str = "__nats-responder";
@@ -34,7 +34,7 @@ pub fn is_there() -> bool {
 }
 
 pub fn start() -> anyhow::Result<Nats> {
-    let folder = tempfile::tempdir()?;
+    let folder = procs::folder()?;
     let config = folder.path().join("nats.conf");
     let text = format!(
         "listen: \"127.0.0.1:-1\"\njetstream {{ store_dir: \"{}\" }}\nwebsocket {{ host: \"127.0.0.1\", port: -1, no_tls: true }}\n",

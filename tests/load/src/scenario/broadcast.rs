@@ -11,6 +11,7 @@ use crate::frame;
 use crate::net::{Net, PATIENCE, Receiver};
 use crate::notice::{Audience, Notices, due};
 use crate::register::Register;
+use crate::scenario::trip::OPENING;
 use crate::sender::Sender;
 
 const TURN: Duration = Duration::from_millis(5);
@@ -49,7 +50,7 @@ fn rows(members: usize) -> [Row; 6] {
 
 pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let members = bench.pick(50, 1_000, 1_000);
-    let app = App::start(&bench.bins(), &bench.redis, Setup::of(Kind::RedisProcess))?;
+    let app = App::start(&bench.bins(), &bench.redis, Setup::of(Kind::RedisRunners))?;
     let (mut net, mut register) = (Net::new()?, Register::as_user("many", OF_USER));
     register.connect(&mut net, app.addresses[0], members)?;
     join(&mut net).context("joining the group")?;
@@ -66,10 +67,13 @@ fn measure(bench: &mut Bench, app: &App, net: &mut Net, ids: &[String], row: &Ro
     let mut notices = Notices::new(row.audience, net.len());
     send_for(net, &mut notices, &mut sender, ids, row, bench.warm_up())?;
     let figures = bench.undisturbed(|bench| {
-        notices.clear();
         let window = Window::of(bench, app)?;
+        notices.clear();
+        send_for(net, &mut notices, &mut sender, ids, row, OPENING)?;
+        notices.clear_times();
         send_for(net, &mut notices, &mut sender, ids, row, bench.window())?;
         let (mut figures, others) = window.close(Some(&bench.redis), notices.deliveries)?;
+        figures.remove("batch");
         add_latency(&mut figures, &notices.each);
         figures.insert("last_p50_us", notices.last.quantile_us(0.5));
         figures.insert("last_p99_us", notices.last.quantile_us(0.99));

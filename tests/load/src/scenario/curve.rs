@@ -15,11 +15,11 @@ const UNANSWERED: usize = 1_600;
 pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let processes = [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2)];
     for (servers, workers) in processes {
-        let setup = Setup { servers, workers, ..Setup::of(Kind::RedisProcess) };
+        let setup = Setup { servers, workers, ..Setup::of(Kind::RedisRunners) };
         row(bench, format!("{servers} servers, {workers} workers, W16"), setup, CONNECTIONS)?;
     }
     for connections in bench.pick(vec![10, 50], vec![10, 100, 1_000], vec![10, 100, 1_000, 10_000]) {
-        row(bench, format!("{connections} connections, {UNANSWERED} unanswered or one each"), Setup::of(Kind::RedisProcess), connections)?;
+        row(bench, format!("{connections} connections, {UNANSWERED} unanswered or one each"), Setup::of(Kind::RedisRunners), connections)?;
     }
     for jobs in bench.pick(vec![500], vec![1_000, 10_000, 100_000], vec![1_000, 10_000, 100_000, 1_000_000]) {
         let figures = bench.undisturbed(|bench| drain(bench, jobs)).with_context(|| format!("{jobs} queued"))?;
@@ -39,7 +39,7 @@ fn row(bench: &mut Bench, name: String, setup: Setup, connections: usize) -> any
 
 /// Everything is stored first; from the worker's start on it is worked off.
 fn drain(bench: &Bench, jobs: usize) -> anyhow::Result<(Figures, f64)> {
-    let mut app = App::start(&bench.bins(), &bench.redis, Setup { workers: 0, ..Setup::of(Kind::RedisProcess) })?;
+    let mut app = App::start(&bench.bins(), &bench.redis, Setup { workers: 0, ..Setup::of(Kind::RedisRunners) })?;
     let mut net = clients(&app, CONNECTIONS)?;
     let mut backlog = Backlog::new(CONNECTIONS, jobs);
     backlog.store(&mut net)?;

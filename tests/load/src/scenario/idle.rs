@@ -26,7 +26,7 @@ pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
 }
 
 fn measure(bench: &Bench, count: usize) -> anyhow::Result<(Figures, f64)> {
-    let app = App::start(&bench.bins(), &bench.redis, Setup::of(Kind::RedisProcess))?;
+    let app = App::start(&bench.bins(), &bench.redis, Setup::of(Kind::RedisRunners))?;
     let (mut net, mut register) = (Net::new()?, Register::new());
     register.connect(&mut net, app.addresses[0], FIRST)?;
     idle_for(&mut net, &mut register, SETTLE / 2)?;
@@ -37,6 +37,7 @@ fn measure(bench: &Bench, count: usize) -> anyhow::Result<(Figures, f64)> {
     let seconds = (clock::now() - started) as f64 / 1e9;
     let (mut figures, others) = window.close(Some(&bench.redis), count as u64)?;
     figures.insert("rate", count as f64 / seconds);
+    figures.remove("batch");
     idle_for(&mut net, &mut register, SETTLE)?;
     figures.insert("connection_bytes", resident(&app.measured()).saturating_sub(before) as f64 / per(count as u64));
     let window = Window::of(bench, &app)?;

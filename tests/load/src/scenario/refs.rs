@@ -9,6 +9,7 @@ use crate::closed::Closed;
 use crate::net::Net;
 use crate::reference::{echo_server, legs, nats};
 use crate::register::Register;
+use crate::scenario::trip::OPENING;
 use crate::usage::{Group, Measured};
 
 /// Messages in one pipeline.
@@ -53,7 +54,7 @@ fn bare_echo(bench: &mut Bench, connections: usize, in_flight: usize, name: Stri
     let mut net = Net::new()?;
     Register::nowhere().connect(&mut net, address, connections)?;
     let load = Closed::new(connections, in_flight);
-    let measured = Measured(vec![(Group::Server, process.pid())]);
+    let measured = &Measured(vec![(Group::Server, process.pid())]);
     let figures = drive(bench, &mut net, load, measured).with_context(|| name.clone())?;
     bench.add("refs", name, figures);
     Ok(())
@@ -66,19 +67,21 @@ fn through_nats(bench: &mut Bench) -> anyhow::Result<()> {
         let mut net = Net::new()?;
         Register::at_nats().connect(&mut net, nats.address, connections)?;
         let load = Closed::to_nats(connections, in_flight);
-        let measured = Measured(vec![(Group::Server, nats.server.pid()), (Group::Worker, nats.responder.pid())]);
+        let measured = &Measured(vec![(Group::Server, nats.server.pid()), (Group::Worker, nats.responder.pid())]);
         let figures = drive(bench, &mut net, load, measured).with_context(|| name.to_owned())?;
         bench.add("refs", format!("NATS JetStream {name}"), figures);
     }
     Ok(())
 }
 
-fn drive(bench: &mut Bench, net: &mut Net, mut load: Closed, measured: Measured) -> anyhow::Result<Figures> {
+fn drive(bench: &mut Bench, net: &mut Net, mut load: Closed, measured: &Measured) -> anyhow::Result<Figures> {
     load.start(net)?;
     load.run(net, bench.warm_up())?;
     let figures = bench.undisturbed(|bench| {
         let window = Window::open(None, measured.clone())?;
         load.clear();
+        load.run(net, OPENING)?;
+        load.latency.clear();
         load.run(net, bench.window())?;
         let (mut figures, others) = window.close(None, load.answers)?;
         add_latency(&mut figures, &load.latency);

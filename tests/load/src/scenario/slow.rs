@@ -28,7 +28,7 @@ pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
 }
 
 fn measure(bench: &Bench, slots: usize, messages: usize) -> anyhow::Result<(Figures, f64)> {
-    let app = App::start(&bench.bins(), &bench.redis, Setup { slots: Some(slots), ..Setup::of(Kind::RedisProcess) })?;
+    let app = App::start(&bench.bins(), &bench.redis, Setup { slots: Some(slots), ..Setup::of(Kind::RedisRunners) })?;
     // A connection for each message: those of one wait for each other.
     let mut net = clients(&app, messages)?;
     let mut bytes = Vec::new();
@@ -49,6 +49,7 @@ fn measure(bench: &Bench, slots: usize, messages: usize) -> anyhow::Result<(Figu
         ensure!(clock::now() < moved + PATIENCE, "{left} of {messages} were never answered");
     }
     let (mut figures, others) = window.close(Some(&bench.redis), messages as u64)?;
+    figures.remove("batch");
     let least = messages.div_ceil(slots) as f64 * CALL_SECONDS;
     figures.insert("overrun", (reports.last - started) as f64 / 1e9 / least);
     Ok((figures, others))

@@ -4,6 +4,7 @@ use anyhow::Context;
 
 use crate::app::{App, Kind, Setup};
 use crate::bench::Bench;
+use crate::open::Saturated;
 use crate::scenario::trip::open;
 
 /// Each rate is so many times the one before.
@@ -11,8 +12,8 @@ const STEP: f64 = 1.5;
 const FIRST: f64 = 500.0;
 /// A p99 beyond this is saturation, in microseconds.
 const SATURATED_US: f64 = 500e3;
-/// The prefix of its rows; the rate follows.
-pub const KINDS: [Kind; 4] = [Kind::RedisProcess, Kind::RedisInProcess, Kind::MemoryInProcess, Kind::MemoryProcess];
+/// How its rows begin; the rate follows.
+pub const KINDS: [Kind; 4] = [Kind::RedisRunners, Kind::RedisInside, Kind::MemoryInside, Kind::MemoryRunners];
 
 pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
     for kind in KINDS {
@@ -21,7 +22,7 @@ pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
             // Each on an app of its own: what a saturated one has left to do is not the next one's.
             let app = App::start(&bench.bins(), &bench.redis, Setup::of(kind))?;
             let figures = match open(bench, &app, rate) {
-                Err(error) if error.to_string().contains("saturated") => break,
+                Err(error) if error.is::<Saturated>() => break,
                 other => other.with_context(|| format!("{} at {rate:.0}/s", kind.name()))?,
             };
             let is_saturated = figures.get("p99_us").is_some_and(|p99| *p99 > SATURATED_US);
