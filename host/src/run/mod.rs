@@ -34,7 +34,7 @@ pub fn hidden() -> Option<ExitCode> {
 /// thread is started.
 pub fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     sockets::claim();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit_code(Err(error.into())),
     };
