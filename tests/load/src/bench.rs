@@ -70,11 +70,11 @@ impl Bench {
     }
 
     pub fn warm_up(&self) -> Duration {
-        Duration::from_millis(self.pick(50, 300, 700))
+        Duration::from_millis(self.pick(50, 300, 500))
     }
 
     pub fn window(&self) -> Duration {
-        Duration::from_millis(self.pick(150, 1_000, 3_000))
+        Duration::from_millis(self.pick(150, 1_000, 2_500))
     }
 
     /// The binaries whose turn it is.
