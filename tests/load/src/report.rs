@@ -82,10 +82,11 @@ impl Row<'_> {
     }
 }
 
-/// The middle one; the lower of two.
+/// The middle one, or halfway between the two in the middle.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied()
+    let (low, high) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
+    Some(f64::midpoint(*low, *high))
 }
 
 fn rows(samples: &[Sample]) -> Vec<Row<'_>> {
@@ -302,7 +303,7 @@ mod tests {
         for (value, text) in [(0.123, "0.12"), (9.96, "10.0"), (99.6, "100"), (1_234.5, "1 234"), (1_234_567.0, "1 234 567")] {
             assert_eq!(number(value), text);
         }
-        assert_eq!(median(vec![3.0, 1.0, 2.0, 4.0]), Some(2.0));
+        assert_eq!((median(vec![3.0, 1.0, 2.0, 4.0]), median(vec![3.0, 1.0, 2.0])), (Some(2.5), Some(2.0)));
         assert_eq!(median(Vec::new()), None);
     }
 }
