@@ -55,6 +55,16 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         }
     }
 
+    /// As [`Self::finish`], and the lane goes on with its next item at once, if it has one.
+    pub fn go_on(&mut self, key: &K) -> Option<T> {
+        let next = self.lanes.get_mut(key)?.items.pop_front();
+        match next {
+            Some(_) => self.waiting -= 1,
+            None => drop(self.lanes.remove(key)),
+        }
+        next
+    }
+
     /// Whether an item pushed to the lane of `key` would wait for others there.
     #[must_use]
     pub fn is_busy(&self, key: &K) -> bool {
@@ -105,6 +115,21 @@ mod tests {
         lanes.finish(&"a");
         lanes.finish(&"b");
         assert!(lanes.is_empty());
+    }
+
+    #[test]
+    fn a_lane_goes_on_until_it_is_empty() {
+        let mut lanes = Lanes::new();
+        for item in 0..3 {
+            lanes.push("a", item);
+        }
+        assert_eq!(lanes.start(), Some(("a", 0)));
+        assert_eq!((lanes.go_on(&"a"), lanes.waiting()), (Some(1), 1));
+        assert_eq!(lanes.start(), None, "it is busy");
+        assert_eq!((lanes.go_on(&"a"), lanes.go_on(&"a")), (Some(2), None));
+        assert!(lanes.is_empty());
+        lanes.push("a", 3);
+        assert_eq!(lanes.start(), Some(("a", 3)));
     }
 
     #[test]

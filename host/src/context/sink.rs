@@ -121,6 +121,11 @@ impl ContextSink {
         self
     }
 
+    /// The message that the call is for; empty for none.
+    pub fn message_id(&self) -> &str {
+        &self.options.message_id
+    }
+
     /// The index of the call's next output: sends count up from 0, the reply comes last.
     pub fn next_index(&self) -> u32 {
         self.outputs.fetch_add(1, Ordering::Relaxed)

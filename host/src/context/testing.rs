@@ -15,7 +15,7 @@ use crate::queue::{
     Taken, Verdict,
 };
 use crate::wire::delivery::Delivery;
-use crate::wire::ids::{NodeId, SessionId};
+use crate::wire::ids::{NodeId, SessionId, StreamId};
 use crate::wire::job::Job;
 
 /// Something that reached the queue.
@@ -33,6 +33,8 @@ pub(crate) enum Event {
 #[derive(Default)]
 pub(crate) struct Recorder {
     jobs: Mutex<VecDeque<Taken>>,
+    /// Messages of the jobs so far, by their entries.
+    entries: Mutex<Vec<String>>,
     wake: Notify,
     events: Mutex<Vec<Event>>,
     changed: Notify,
@@ -55,16 +57,27 @@ impl Recorder {
     }
 
     pub(crate) fn push(&self, job: Job) {
-        let receipt = Receipt { partition: 0, entry: job.message_id(), delivery: 0 };
-        self.jobs.lock().unwrap().push_back(Taken { job, receipt, suspect: false, crashes: 0 });
-        self.wake.notify_one();
+        self.enqueue(job, false, 0);
     }
 
     /// A job that was in flight at a crash, and `crashes` times alone at one.
     pub(crate) fn push_suspect(&self, job: Job, crashes: u32) {
-        let receipt = Receipt { partition: 0, entry: job.message_id(), delivery: 0 };
-        self.jobs.lock().unwrap().push_back(Taken { job, receipt, suspect: true, crashes });
+        self.enqueue(job, true, crashes);
+    }
+
+    fn enqueue(&self, job: Job, suspect: bool, crashes: u32) {
+        let mut entries = self.entries.lock().unwrap();
+        let entry = StreamId { ms: 0, sequence: entries.len() as u64 };
+        entries.push(job.message_id());
+        drop(entries);
+        let receipt = Receipt { partition: 0, entry, delivery: 0 };
+        self.jobs.lock().unwrap().push_back(Taken { job, receipt, suspect, crashes });
         self.wake.notify_one();
+    }
+
+    /// The message of an entry.
+    fn message_of(&self, receipt: &Receipt) -> String {
+        self.entries.lock().unwrap()[usize::try_from(receipt.entry.sequence).unwrap()].clone()
     }
 
     fn record(&self, event: Event) {
@@ -152,18 +165,22 @@ impl Consumer for Recorder {
 
     async fn start_alone(&self, receipt: &Receipt) -> Result<(), QueueError> {
         self.checked()?;
-        self.record(Event::Alone(receipt.entry.clone(), 1));
+        self.record(Event::Alone(self.message_of(receipt), 1));
         Ok(())
     }
 
     async fn retract_alone(&self, receipt: &Receipt) -> Result<(), QueueError> {
-        self.record(Event::Alone(receipt.entry.clone(), -1));
+        self.record(Event::Alone(self.message_of(receipt), -1));
         Ok(())
     }
 
     async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError> {
-        self.record(Event::Settled(receipt.entry, verdict));
+        self.record(Event::Settled(self.message_of(&receipt), verdict));
         Ok(())
+    }
+
+    fn try_done(&self, _receipt: &Receipt) -> bool {
+        false
     }
 
     async fn leave(&self) {
@@ -177,6 +194,10 @@ impl Outbox for Recorder {
         self.checked()?;
         self.record(Event::Sent(delivery));
         Ok(())
+    }
+
+    fn try_send(&self, _delivery: &Delivery) -> bool {
+        false
     }
 
     async fn flush(&self) -> Result<(), QueueError> {

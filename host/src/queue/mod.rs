@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use crate::config::{PhpSettings, Settings};
 use crate::wire::delivery::Delivery;
-use crate::wire::ids::NodeId;
+use crate::wire::ids::{NodeId, StreamId};
 use crate::wire::job::Job;
 
 pub use self::presence::{Adoption, Entry, Estate, LOOKUP_MAX, NodeFeed, NodeLease, Presence};
@@ -156,12 +156,12 @@ pub struct Taken {
 }
 
 /// Names one delivery of a job; made and read by the queue only.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
     /// The partition it came from.
     pub partition: u32,
     /// The entry in it.
-    pub entry: String,
+    pub entry: StreamId,
     /// Which delivery of the entry to this consumer: an older one may not start any more.
     pub delivery: u64,
 }
@@ -221,6 +221,9 @@ pub trait Consumer: Send + Sync {
     /// [`QueueError::Closed`]
     async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError>;
 
+    /// Settles a job that is done, as [`Self::settle`] does, when that needs no waiting; false when it does: nothing has happened then.
+    fn try_done(&self, receipt: &Receipt) -> bool;
+
     /// Stops taking, waits for settlements on their way, gives the partitions free. Call after the last settlement: jobs without one run
     /// again elsewhere.
     async fn leave(&self);
@@ -234,6 +237,9 @@ pub trait Outbox: Send + Sync {
     /// # Errors
     /// [`QueueError::Closed`], [`QueueError::Invalid`]; with [`QueueError::Unreachable`] after the time allowed it may still arrive.
     async fn send(&self, delivery: Delivery) -> Result<(), QueueError>;
+
+    /// As [`Self::send`], when it needs no waiting; false when it does, or can't be done: nothing has happened then.
+    fn try_send(&self, delivery: &Delivery) -> bool;
 
     /// Resolves when everything sent by this caller before is stored.
     ///

@@ -1,5 +1,6 @@
 //! Identifiers: nodes, sessions, the partition a session hashes to, and the public ids a handler may not choose.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -33,6 +34,13 @@ impl NodeId {
     #[must_use]
     pub fn from_text(text: &str) -> Self {
         Self(text.into())
+    }
+}
+
+/// So that tables of nodes can be asked without making an id.
+impl Borrow<str> for NodeId {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 
@@ -73,10 +81,22 @@ impl SessionId {
         &self.0
     }
 
+    /// The text, shared: where it is the connection's public id too, it is there once.
+    #[must_use]
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+
     /// The node that holds the session.
     #[must_use]
     pub fn node(&self) -> NodeId {
-        NodeId::from_text(self.0.split('.').next().unwrap_or_default())
+        NodeId::from_text(self.node_str())
+    }
+
+    /// As [`Self::node`], as text.
+    #[must_use]
+    pub fn node_str(&self) -> &str {
+        self.0.split('.').next().unwrap_or_default()
     }
 
     /// The partition of the incoming queue this session's jobs go to; part of the queue's contract.
@@ -91,6 +111,35 @@ impl fmt::Display for SessionId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
+}
+
+/// Names an entry of a stream, as Redis does: `<milliseconds>-<sequence>`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId {
+    /// Milliseconds of the queue's clock.
+    pub ms: u64,
+    /// What tells entries of one millisecond apart.
+    pub sequence: u64,
+}
+
+impl StreamId {
+    /// Reads an id; `None` when `text` does not have the form of one.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let dash = text.iter().position(|byte| *byte == b'-')?;
+        Some(Self { ms: number(&text[..dash])?, sequence: number(&text[dash + 1..])? })
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}-{}", self.ms, self.sequence)
+    }
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    let add = |sum: u64, digit: &u8| sum.checked_mul(10)?.checked_add(u64::from(digit.checked_sub(b'0').filter(|digit| *digit <= 9)?));
+    if digits.is_empty() { None } else { digits.iter().try_fold(0, add) }
 }
 
 /// Whether a handler may not choose this connection id: it has the form of a session id, or starts like a resumable one.
@@ -136,6 +185,16 @@ mod tests {
         }
         assert_eq!(SessionId::parse("0123456789ab.0123456789abcdefghjkmnpq1"), None);
         assert_eq!(SessionId::parse("0123456789ab-0123456789abcdefghjkmnpq"), None);
+    }
+
+    #[test]
+    fn stream_ids_are_read_as_they_are_written() {
+        for id in [StreamId::default(), StreamId { ms: 1_700_000_000_000, sequence: 7 }, StreamId { ms: u64::MAX, sequence: u64::MAX }] {
+            assert_eq!(StreamId::parse(id.to_string().as_bytes()), Some(id));
+        }
+        for bad in ["", "-", "1-", "-1", "1", "1-x", "+1-1", "1-1-1", "18446744073709551616-0"] {
+            assert_eq!(StreamId::parse(bad.as_bytes()), None, "{bad}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::envelope::ClientId;
 use super::ids::SessionId;
 use super::json::Json;
+use super::packed::{JOB_FIELD, take_job};
 
 /// A client message on its way to an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,13 +122,16 @@ impl Job {
         ])
     }
 
-    /// Reads a job from stream fields, in any order; unknown ones are ignored.
+    /// Reads a job from stream fields, in any order, or from the one it is packed in; unknown ones are ignored.
     ///
     /// # Errors
     /// [`JobError`], naming the field.
     pub fn from_fields<'field>(fields: impl IntoIterator<Item = (&'field [u8], &'field [u8])>) -> Result<Self, JobError> {
         let mut found: [Option<&[u8]>; 8] = [None; 8];
         for (name, value) in fields {
+            if name == JOB_FIELD.as_bytes() {
+                return take_job(value).map_err(|error| JobError::Bad { field: JOB_FIELD, reason: error.to_string() });
+            }
             if let Some(index) = JOB_FIELDS.iter().position(|field| field.as_bytes() == name) {
                 found[index] = Some(value);
             }

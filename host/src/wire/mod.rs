@@ -9,6 +9,7 @@ pub mod http;
 pub mod ids;
 pub mod job;
 pub mod json;
+pub mod packed;
 pub mod php;
 pub mod php_job;
 pub mod protocol;

@@ -1,27 +1,25 @@
 //! One job's way through a plugin, to its verdict.
 
-use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use bytes::Bytes;
-use plugsocket_plugin::call::{MessageCall, Meta, Operation};
+use plugsocket_plugin::call::Operation;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::gates::Gates;
+use super::call::message_call;
 use super::lease::{Lease, Leased};
 use super::replies;
 use super::retry::{Ended, backoff, ended};
+use super::routes::{Meters, Route, Routes, attempts_of};
 use super::take::Held;
-use crate::config::{LiveSettings, PluginSettings, Settings};
-use crate::context::{ContextOptions, ContextSink, NameLimits, Sender};
+use crate::config::LiveSettings;
+use crate::context::{ContextOptions, ContextSink, Sender};
 use crate::plugin::{Call, CallError, Floor, LiveVersion, Place, Plugins};
 use crate::queue::{Consumer, Queue, Verdict};
 use crate::wire::codes::ErrorCode;
 use crate::wire::job::Job;
-use crate::wire::json::Json;
 
 /// How long a job that nobody serves is put back for.
 const UNSERVED_DELAY: Duration = Duration::from_secs(1);
@@ -42,8 +40,8 @@ pub(super) struct Dispatcher {
     /// Room for jobs that can't run yet.
     pub(super) waiting: Arc<Semaphore>,
     pub(super) floor: Floor,
-    pub(super) plugin_gates: Gates,
-    pub(super) action_gates: Gates,
+    pub(super) routes: Routes,
+    pub(super) meters: Meters,
     /// Fires when the drain has taken too long.
     pub(super) cut: CancellationToken,
 }
@@ -62,52 +60,32 @@ enum Step {
 struct Made<'call> {
     version: &'call LiveVersion,
     sink: &'call ContextSink,
-    terms: &'call Terms,
-    settings: &'call Settings,
-}
-
-/// How a call may run, from the settings in force.
-struct Terms {
-    timeout: Duration,
-    attempts: u32,
-    threads: usize,
-    concurrency: usize,
-    frame_bytes_max: usize,
-}
-
-impl Terms {
-    fn of(settings: &Settings, job: &Job, plugin: &str) -> Self {
-        let action = settings.plugin_action(&job.action);
-        Self {
-            timeout: action.and_then(|action| action.timeout).unwrap_or(settings.worker.timeout),
-            attempts: attempts_of(settings, job),
-            threads: settings.plugins.get(plugin).map_or_else(|| PluginSettings::default().calls_max(), PluginSettings::calls_max),
-            concurrency: action.and_then(|action| action.concurrency).unwrap_or(Semaphore::MAX_PERMITS),
-            frame_bytes_max: usize::try_from(settings.limits.frame_out_max.as_u64()).unwrap_or(usize::MAX),
-        }
-    }
+    route: &'call Route,
 }
 
 impl Dispatcher {
     /// Runs a job to its verdict and settles it; abandons it, unsettled, when the drain has taken too long.
     pub(super) async fn process(&self, mut held: Held) {
-        let receipt = held.taken.receipt.clone();
         let verdict = tokio::select! {
             biased;
-            () = self.cut.cancelled() => None,
             verdict = self.verdict(&mut held) => verdict,
+            () = self.cut.cancelled() => None,
         };
         let Some(verdict) = verdict else {
             metrics::counter!("plugsocket_jobs_lost_total").increment(1);
             self.retract(&mut held).await;
             return;
         };
-        let outcome = match &verdict {
-            Verdict::Done => "done",
-            Verdict::Later { .. } => "later",
-            Verdict::Dead { .. } => "dead",
+        let counter = match &verdict {
+            Verdict::Done => &self.meters.done,
+            Verdict::Later { .. } => &self.meters.later,
+            Verdict::Dead { .. } => &self.meters.dead,
         };
-        metrics::counter!("plugsocket_jobs_settled_total", "verdict" => outcome).increment(1);
+        counter.increment(1);
+        let receipt = held.taken.receipt;
+        if matches!(verdict, Verdict::Done) && self.consumer.try_done(&receipt) {
+            return;
+        }
         if let Err(error) = self.consumer.settle(receipt, verdict).await {
             tracing::warn!(%error, "a job's verdict was not stored; it may run again");
         }
@@ -115,7 +93,9 @@ impl Dispatcher {
 
     /// `None` when the job has passed to another worker.
     async fn verdict(&self, held: &mut Held) -> Option<Verdict> {
-        if let Some(verdict) = self.culprit(held).await {
+        if (held.taken.suspect || held.taken.crashes > 0)
+            && let Some(verdict) = self.culprit(held).await
+        {
             return Some(verdict);
         }
         let mut overloaded_since: Option<Instant> = None;
@@ -138,7 +118,7 @@ impl Dispatcher {
             tracing::warn!(action = job.action, job = job.message_id(), crashes, "in flight when a worker ended; this message runs again");
         }
         job.attempts = job.attempts.saturating_add(crashes);
-        if crashes == 0 || job.attempts < attempts_of(&self.settings.load(), job) {
+        if crashes == 0 || job.attempts < attempts_of(&self.settings.load(), &job.action) {
             return None;
         }
         if !self.lease.is_ours(&held.taken.receipt) {
@@ -171,40 +151,41 @@ impl Dispatcher {
     }
 
     async fn step(&self, held: &mut Held, overloaded_since: &mut Option<Instant>) -> Step {
-        let settings = self.settings.load_full();
-        let Some(known) = self.plugins.action(&held.taken.job.action) else { return self.unserved(&held.taken.job, &settings).await };
+        let Some(known) = self.plugins.action(&held.taken.job.action) else { return self.unserved(&held.taken.job).await };
         // The gates first: a slow plugin or action must not sit in slots that others could use.
-        let terms = Terms::of(&settings, &held.taken.job, &known.plugin);
-        let gate = self.plugin_gates.of(&known.plugin, terms.threads);
+        let route = self.routes.of(&self.settings, &held.taken.job.action, &known.plugin);
         let is_contained = known.callee.ends_calls();
         drop(known); // Nothing holds a version while it waits, or a retired one would live on.
-        let Some(_gate) = self.pass(&gate, held).await else { return Step::Lost };
-        let _narrow = match terms.concurrency {
-            Semaphore::MAX_PERMITS => None,
-            width => {
-                let gate = self.action_gates.of(&held.taken.job.action, width);
-                let Some(permit) = self.pass(&gate, held).await else { return Step::Lost };
+        let Some(_gate) = self.pass(&route.plugin_gate, held).await else { return Step::Lost };
+        let _narrow = match &route.action_gate {
+            None => None,
+            Some(gate) => {
+                let Some(permit) = self.pass(gate, held).await else { return Step::Lost };
                 Some(permit)
             }
         };
         let Ok(_slot) = self.slots.acquire().await else { return Step::Lost };
         // A runner's crash is its own: only where calls can end the worker itself must the suspects of its last end be alone in it.
-        let place = if held.taken.suspect && !is_contained {
-            self.floor.alone(held.taken.job.attempts.saturating_add(1) >= terms.attempts).await
+        let place = if is_contained {
+            None
+        } else if held.taken.suspect {
+            Some(self.floor.alone(held.taken.job.attempts.saturating_add(1) >= route.attempts).await)
         } else {
-            self.floor.shared().await
+            Some(self.floor.shared().await)
         };
         self.run(held, place, overloaded_since).await
     }
 
-    async fn run(&self, held: &mut Held, place: Place<'_>, overloaded_since: &mut Option<Instant>) -> Step {
-        let settings = self.settings.load_full();
-        let receipt = held.taken.receipt.clone();
+    async fn run(&self, held: &mut Held, place: Option<Place<'_>>, overloaded_since: &mut Option<Instant>) -> Step {
+        let receipt = held.taken.receipt;
         if !self.lease.is_ours(&receipt) {
             tracing::debug!(job = held.taken.job.message_id(), "the lease has passed: the job runs elsewhere");
             return Step::Lost;
         }
-        let Some(version) = self.plugins.action(&held.taken.job.action) else { return self.unserved(&held.taken.job, &settings).await };
+        let Some(version) = self.plugins.action(&held.taken.job.action) else { return self.unserved(&held.taken.job).await };
+        if place.is_none() && !version.callee.ends_calls() {
+            return Step::Again(Duration::ZERO); // It runs in this process since a moment ago: then it needs a place.
+        }
         if held.taken.suspect && !version.callee.ends_calls() {
             if let Err(error) = self.consumer.start_alone(&receipt).await {
                 tracing::warn!(job = held.taken.job.message_id(), %error, "the start of a suspect can't be noted; it waits");
@@ -213,16 +194,19 @@ impl Dispatcher {
             held.is_alone = true;
         }
         let job = &held.taken.job;
-        let terms = Terms::of(&settings, job, &version.plugin);
-        let sink = Arc::new(self.sink(job, &version, &settings, &terms));
-        let leased = Arc::new(Leased { inner: Arc::clone(&sink), lease: self.lease.clone(), receipt: receipt.clone() });
-        let end = place.run(self.attempt(held, &version, leased, &terms)).await;
+        let route = self.routes.of(&self.settings, &job.action, &version.plugin);
+        let leased = Arc::new(Leased { inner: self.sink(job, &route), lease: self.lease.clone(), receipt });
+        let attempt = self.attempt(held, &version, &leased, &route);
+        let end = match place {
+            Some(place) => place.run(attempt).await,
+            None => attempt.await,
+        };
         if !self.lease.is_ours(&receipt) {
             tracing::warn!(job = job.message_id(), "the lease has passed during the call: its outcome is dropped, the job runs elsewhere");
             return Step::Lost;
         }
         let end = match (end, &overloaded_since) {
-            (Ended::Overloaded, Some(since)) if since.elapsed() > settings.worker.unserved_timeout => {
+            (Ended::Overloaded, Some(since)) if since.elapsed() > route.settings.worker.unserved_timeout => {
                 Ended::Failed { code: ErrorCode::Failed, reason: CallError::Overloaded.to_string() }
             }
             (end, _) => end,
@@ -235,7 +219,7 @@ impl Dispatcher {
         }
         held.is_alone = false;
         let job = &mut held.taken.job;
-        self.conclude(job, end, Made { version: &version, sink: &sink, terms: &terms, settings: &settings }, overloaded_since).await
+        self.conclude(job, end, Made { version: &version, sink: &leased.inner, route: &route }, overloaded_since).await
     }
 
     /// What follows from an attempt's end.
@@ -254,7 +238,7 @@ impl Dispatcher {
                 overloaded_since.get_or_insert_with(Instant::now);
                 Step::Again(OVERLOADED_PAUSE)
             }
-            Ended::Unavailable => self.unserved(job, call.settings).await,
+            Ended::Unavailable => self.unserved(job).await,
             Ended::Interrupted { is_suspect } => {
                 tracing::info!(plugin = %call.version.plugin, action = job.action, job = job.message_id(), is_suspect, "interrupted; made again");
                 metrics::counter!("plugsocket_jobs_interrupted_total", "plugin" => call.version.plugin.to_string()).increment(1);
@@ -264,11 +248,11 @@ impl Dispatcher {
                 *overloaded_since = None;
                 job.attempts = job.attempts.saturating_add(1);
                 let (plugin, sha256) = (&call.version.plugin, &call.version.version);
-                let (attempt, attempts) = (job.attempts, call.terms.attempts);
+                let (attempt, attempts) = (job.attempts, call.route.attempts);
                 tracing::warn!(%plugin, %sha256, action = job.action, job = job.message_id(), attempt, attempts, reason, "attempt failed");
                 if attempt < attempts {
                     metrics::counter!("plugsocket_jobs_retried_total", "plugin" => plugin.to_string()).increment(1);
-                    let (pause, worker) = (backoff(call.settings.worker.retry_backoff, attempt), &call.settings.worker);
+                    let (pause, worker) = (backoff(call.route.settings.worker.retry_backoff, attempt), &call.route.settings.worker);
                     if pause > worker.retry_in_lane_max {
                         return Step::Settled(Verdict::Later { job: Box::new(job.clone()), delay: pause });
                     }
@@ -282,32 +266,31 @@ impl Dispatcher {
         }
     }
 
-    async fn attempt(&self, held: &Held, version: &LiveVersion, sink: Arc<Leased>, terms: &Terms) -> Ended {
+    async fn attempt(&self, held: &Held, version: &LiveVersion, sink: &Arc<Leased>, route: &Route) -> Ended {
         let job = &held.taken.job;
-        let input = match message_call(job, terms.timeout) {
-            Ok(input) => input,
-            Err(error) => return Ended::Failed { code: ErrorCode::Failed, reason: format!("message can't be encoded: {error}") },
-        };
-        let running = metrics::gauge!("plugsocket_calls_running");
-        running.increment(1);
+        let input = message_call(job, sink.inner.message_id(), route.timeout);
+        self.meters.running.increment(1);
         let started = Instant::now();
-        let call = Call { suspicions: held.interruptions.suspicions(), ..Call::new(Operation::Action, input, sink).within(terms.timeout) };
+        let call = Call {
+            suspicions: held.interruptions.suspicions(),
+            ..Call::new(Operation::Action, input, Arc::clone(sink) as _).within(route.timeout)
+        };
         let result = version.callee.call(call).await;
-        running.decrement(1);
-        metrics::histogram!("plugsocket_call_seconds", "plugin" => version.plugin.to_string()).record(started.elapsed());
+        self.meters.running.decrement(1);
+        route.seconds.record(started.elapsed());
         if matches!(result, Err(CallError::TimedOut)) && !version.callee.ends_calls() {
             tracing::warn!(
-                plugin = %version.plugin, sha256 = %version.version, action = job.action, job = job.message_id(), timeout = ?terms.timeout,
+                plugin = %version.plugin, sha256 = %version.version, action = job.action, job = job.message_id(), timeout = ?route.timeout,
                 "call timed out; in this process it can't be stopped and goes on in its thread"
             );
         }
-        ended(result, terms.frame_bytes_max)
+        ended(result, route.frame_bytes_max)
     }
 
     /// Nobody here serves the action: perhaps soon, perhaps elsewhere.
-    async fn unserved(&self, job: &Job, settings: &Settings) -> Step {
+    async fn unserved(&self, job: &Job) -> Step {
         // Counted, not read off a clock: clocks step, and a backlog may be old before anybody looks at it.
-        if UNSERVED_DELAY.saturating_mul(job.unserved) < settings.worker.unserved_timeout {
+        if UNSERVED_DELAY.saturating_mul(job.unserved) < self.settings.load().worker.unserved_timeout {
             let job = Job { unserved: job.unserved.saturating_add(1), ..job.clone() };
             return Step::Settled(Verdict::Later { job: Box::new(job), delay: UNSERVED_DELAY });
         }
@@ -317,45 +300,16 @@ impl Dispatcher {
         Step::Settled(Verdict::Dead { job: Box::new(job.clone()), reason, version: String::new() })
     }
 
-    fn sink(&self, job: &Job, version: &LiveVersion, settings: &Settings, terms: &Terms) -> ContextSink {
+    fn sink(&self, job: &Job, route: &Route) -> ContextSink {
         let options = ContextOptions {
             queue: self.queue.clone(),
-            plugin: Arc::clone(&version.plugin),
+            plugin: Arc::clone(&route.plugin),
             message_id: job.message_id(),
             session: Some(job.session.clone()),
             local: None,
-            frame_bytes_max: terms.frame_bytes_max,
+            frame_bytes_max: route.frame_bytes_max,
         };
         let sender = Sender { connection_id: Arc::clone(&job.connection_id), user_id: job.user_id.clone(), ip: job.ip.clone() };
-        ContextSink::new(options).with_names(NameLimits::from(settings)).with_sender(sender)
+        ContextSink::new(options).with_names(route.names).with_sender(sender)
     }
-}
-
-fn attempts_of(settings: &Settings, job: &Job) -> u32 {
-    settings.plugin_action(&job.action).and_then(|action| action.attempts).unwrap_or(settings.worker.attempts).max(1)
-}
-
-/// The bytes of one attempt; `job.attempts` are those already made.
-fn message_call(job: &Job, timeout: Duration) -> Result<Bytes, serde_json::Error> {
-    let call = MessageCall {
-        action: Cow::Borrowed(&job.action),
-        connection_id: Cow::Borrowed(&job.connection_id),
-        user_id: job.user_id.as_deref().map(ToOwned::to_owned),
-        data: Some(job.data.raw()?),
-        meta: Meta {
-            time: job.time_ms,
-            node: job.session.node().to_string(),
-            ip: job.ip.clone(),
-            attempt: job.attempts.saturating_add(1),
-            message_id: job.message_id(),
-            client_id: job.client_id.as_ref().map(|id| id.as_json().to_owned()),
-        },
-        deadline_ms: now_ms().saturating_add(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
-    };
-    Json::encode(&call).map(Json::into_bytes)
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

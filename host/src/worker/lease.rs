@@ -30,7 +30,7 @@ impl Lease {
 /// A call's way to the host, closed once its job has passed to another worker: what a worker that was frozen says late would come
 /// between the messages of the one that took over.
 pub(super) struct Leased {
-    pub(super) inner: Arc<ContextSink>,
+    pub(super) inner: ContextSink,
     pub(super) lease: Lease,
     pub(super) receipt: Receipt,
 }

@@ -17,10 +17,10 @@ const CODE_BYTES_MAX: usize = 64;
 const SENTENCE_BYTES_MAX: usize = 1024;
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Sends a call's reply, when there is something to say or the client waits for an answer.
-pub(super) async fn reply(outbox: &dyn Outbox, job: &Job, data: Json, sink: &ContextSink) {
+/// Sends the reply of a call that ends its job, when there is something to say or the client waits for an answer.
+pub(super) async fn reply(outbox: &dyn Outbox, job: &mut Job, data: Json, sink: &ContextSink) {
     if job.client_id.is_some() || !data.is_null() {
-        let body = Body::Reply { action: job.action.clone(), client_id: job.client_id.clone(), data };
+        let body = Body::Reply { action: std::mem::take(&mut job.action), client_id: job.client_id.take(), data };
         send(outbox, job, body, sink.next_index()).await;
     }
 }
@@ -35,6 +35,9 @@ pub(super) async fn failure(outbox: &dyn Outbox, job: &Job, code: &str, message:
 async fn send(outbox: &dyn Outbox, job: &Job, body: Body, index: u32) {
     let origin = Some(Origin { message_id: job.message_id(), index });
     let delivery = Delivery { to: vec![Address::Session(job.session.clone())], except: None, body, origin };
+    if outbox.try_send(&delivery) {
+        return;
+    }
     for attempt in 1..=TRIES {
         // The session passes on only the first answer to a message, so offering it again does no harm.
         match outbox.send(delivery.clone()).await {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time;
+use tokio::{task, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::plugin::Interruptions;
@@ -41,7 +41,8 @@ impl Held {
 }
 
 /// Takes until `stop` fires; what the last take brings is passed on as well. Run it in a task of its own: a take must not be dropped.
-pub(super) async fn take_jobs(consumer: Arc<dyn Consumer>, room: Arc<Semaphore>, taken: mpsc::Sender<Held>, stop: CancellationToken) {
+pub(super) async fn take_jobs(consumer: Arc<dyn Consumer>, room: Arc<Semaphore>, taken: mpsc::Sender<Vec<Held>>, stop: CancellationToken) {
+    let count = metrics::counter!("plugsocket_jobs_taken_total");
     while !stop.is_cancelled() {
         let first = tokio::select! {
             biased;
@@ -49,21 +50,26 @@ pub(super) async fn take_jobs(consumer: Arc<dyn Consumer>, room: Arc<Semaphore>,
             first = Arc::clone(&room).acquire_owned() => first,
         };
         let Ok(mut permits) = first else { return };
+        // The jobs that have just ended give their room free as well: one take for all of it.
+        task::yield_now().await;
         let more = room.available_permits().min(TAKE_MAX - 1);
         if let Ok(more) = Arc::clone(&room).try_acquire_many_owned(u32::try_from(more).unwrap_or_default()) {
             permits.merge(more);
         }
         match consumer.take(permits.num_permits()).await {
             Ok(jobs) => {
-                metrics::counter!("plugsocket_jobs_taken_total").increment(jobs.len().try_into().unwrap_or(u64::MAX));
+                count.increment(jobs.len().try_into().unwrap_or(u64::MAX));
+                let mut held = Vec::with_capacity(jobs.len());
                 for job in jobs {
                     let Some(room) = permits.split(1) else {
                         tracing::error!(job = job.job.message_id(), "the queue gave more jobs than were asked for");
                         return;
                     };
-                    if taken.send(Held::new(job, room)).await.is_err() {
-                        return;
-                    }
+                    held.push(Held::new(job, room));
+                }
+                drop(permits);
+                if !held.is_empty() && taken.send(held).await.is_err() {
+                    return;
                 }
             }
             Err(QueueError::Closed) => return,

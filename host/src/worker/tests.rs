@@ -23,6 +23,7 @@ use crate::plugin::{Answer, Call as PluginCall, CallError, Callee, HostSink, Liv
 use crate::queue::Verdict;
 use crate::wire::delivery::{Address, Body};
 use crate::wire::envelope::ClientId;
+use crate::wire::ids::SessionId;
 use crate::wire::job::Job;
 use crate::wire::json::Json;
 

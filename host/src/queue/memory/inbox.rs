@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::{self, Instant};
 
 use crate::queue::{Consumer, Full, Inbox, ListItem, OnStored, QueueError, QueueOptions, Receipt, Stored, Taken, Verdict};
-use crate::wire::ids::NodeId;
+use crate::wire::ids::{NodeId, StreamId};
 use crate::wire::job::Job;
 
 /// Longest wait of a `take`.
@@ -127,7 +127,11 @@ impl State {
                 let Some((number, job, ends)) = partition.waiting.pop_front() else { break };
                 self.waiting_bytes = self.waiting_bytes.saturating_sub(job.data.as_bytes().len());
                 partition.running.insert(number, (job.clone(), ends));
-                let receipt = Receipt { partition: u32::try_from(index).unwrap_or(u32::MAX), entry: number.to_string(), delivery: number };
+                let receipt = Receipt {
+                    partition: u32::try_from(index).unwrap_or(u32::MAX),
+                    entry: StreamId { ms: 0, sequence: number },
+                    delivery: number,
+                };
                 let crashes = partition.alone.get(&number).copied().unwrap_or(0);
                 // As in Redis: once may be anybody's end, what was in hand at two in a row is looked at one by one.
                 let suspect = crashes > 0 || ends > 1;
@@ -138,7 +142,7 @@ impl State {
     }
 
     fn partition(&mut self, receipt: &Receipt) -> Option<(&mut Partition, u64)> {
-        let number = receipt.entry.parse().ok()?;
+        let number = receipt.entry.sequence;
         self.partitions.get_mut(receipt.partition as usize).map(|partition| (partition, number))
     }
 
@@ -158,6 +162,14 @@ impl State {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settled(&self, receipt: &Receipt) {
+        if let Some((partition, entry)) = self.lock().partition(receipt) {
+            partition.running.remove(&entry);
+            partition.alone.remove(&entry);
+        }
+        self.changed.notify_waiters();
     }
 
     fn put_later(&self, job: Job, delay: Duration) {
@@ -327,12 +339,15 @@ impl Consumer for MemoryConsumer {
                 self.shared.set_aside(receipt.partition, *job, reason, &version);
             }
         }
-        if let Some((partition, entry)) = self.shared.lock().partition(&receipt) {
-            partition.running.remove(&entry);
-            partition.alone.remove(&entry);
-        }
-        self.shared.changed.notify_waiters();
+        self.shared.settled(&receipt);
         Ok(())
+    }
+
+    fn try_done(&self, receipt: &Receipt) -> bool {
+        if self.may_start(receipt) {
+            self.shared.settled(receipt);
+        }
+        true
     }
 
     async fn leave(&self) {

@@ -166,6 +166,17 @@ impl Outbox for Nodes {
         Ok(())
     }
 
+    fn try_send(&self, delivery: &Delivery) -> bool {
+        let ([Address::Session(session)], false) = (&delivery.to[..], matches!(delivery.body, Body::Join(_))) else { return false };
+        let state = self.shared.lock();
+        // A node that has gone took its connections with it.
+        let is_taken = state.nodes.get(session.node_str()).is_none_or(|node| node.deliveries.try_send(delivery.clone()).is_ok());
+        if is_taken {
+            metrics::counter!("plugsocket_deliveries_sent_total").increment(1);
+        }
+        is_taken
+    }
+
     async fn flush(&self) -> Result<(), QueueError> {
         Ok(())
     }

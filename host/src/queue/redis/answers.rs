@@ -4,6 +4,7 @@ use redis::Value;
 
 use super::resp::{self, Walk};
 use crate::queue::QueueError;
+use crate::wire::ids::StreamId;
 use crate::wire::job::JOB_FIELDS;
 
 /// Names and values of an entry's fields; none when it was deleted.
@@ -38,6 +39,14 @@ pub(super) fn text(value: &Value) -> String {
     }
 }
 
+/// Id of an entry in an answer.
+pub(super) fn stream_id(value: &Value) -> Option<StreamId> {
+    match value {
+        Value::BulkString(id) => StreamId::parse(id),
+        _ => None,
+    }
+}
+
 /// Number in an answer.
 pub(super) fn integer(value: &Value) -> Option<i64> {
     match value {
@@ -61,7 +70,7 @@ pub(super) fn refusal(answer: &[u8]) -> QueueError {
 }
 
 /// Steps over one entry; `None` for one that is none.
-pub(super) fn raw_entry<'answer>(walk: &mut Walk<'answer>) -> Option<(&'answer str, Fields<'answer>)> {
+pub(super) fn raw_entry<'answer>(walk: &mut Walk<'answer>) -> Option<(StreamId, Fields<'answer>)> {
     let parts = walk.array()?;
     let entry = walk.bulk();
     let mut fields = Vec::with_capacity(JOB_FIELDS.len());
@@ -76,5 +85,5 @@ pub(super) fn raw_entry<'answer>(walk: &mut Walk<'answer>) -> Option<(&'answer s
         walk.skip(values % 2);
     }
     walk.skip(parts.saturating_sub(2));
-    Some((std::str::from_utf8(entry?).ok()?, fields))
+    Some((StreamId::parse(entry?)?, fields))
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use redis::{Cmd, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -14,14 +13,14 @@ use super::commands::{Commands, Packing, deliver};
 use super::encode::Acks;
 use super::pushes::{List, Pushed};
 use crate::queue::{OnStored, QueueError, Stored};
-use crate::wire::ids::NodeId;
+use crate::wire::ids::{SessionId, StreamId};
 
 /// Name of a delivery's write.
 pub(super) const DELIVERY: &str = "delivery";
 
 /// Told when the settlements of entries are stored.
 pub(super) trait Settlements: Send + Sync {
-    fn settled(&self, partition: u32, entries: &[String]);
+    fn settled(&self, partition: u32, entries: &[StreamId]);
 }
 
 /// Who waits for the answer to a write.
@@ -35,7 +34,7 @@ pub(super) enum Done {
     /// A caller.
     Reply(oneshot::Sender<Result<Value, QueueError>>),
     /// A consumer's job.
-    Settled { to: Arc<dyn Settlements>, partition: u32, entry: String },
+    Settled { to: Arc<dyn Settlements>, partition: u32, entry: StreamId },
 }
 
 /// One write.
@@ -44,10 +43,10 @@ pub(super) enum Write {
     Command { command: Cmd, done: Done },
     /// A client's message: the command that stores it, packed already.
     Packed { command: Vec<u8>, done: Done },
-    /// A delivery to one node; packed with its neighbours.
-    Node { node: NodeId, header: Bytes, data: Bytes },
+    /// A delivery for one session, to its node; packed with its neighbours.
+    Node { session: SessionId, packed: Vec<u8> },
     /// XDEL and XACK of an entry; gathered, and written after everything else of the batch.
-    Ack { partition: u32, entry: String, to: Arc<dyn Settlements> },
+    Ack { partition: u32, entry: StreamId, to: Arc<dyn Settlements> },
     /// Nothing is written; done when everything before is.
     Mark(Done),
     /// Nothing is written; the answer is known already.
@@ -99,7 +98,7 @@ impl Done {
                 if let Outcome::Refused(error) = &outcome
                     && may_complain()
                 {
-                    tracing::error!(partition, entry, %error, "queue refused to settle a job");
+                    tracing::error!(partition, %entry, %error, "queue refused to settle a job");
                 }
                 to.settled(partition, &[entry]);
             }
@@ -128,8 +127,8 @@ impl Write {
         match self {
             Self::Command { command, .. } => bytes_of(command),
             Self::Packed { command, .. } => command.len(),
-            Self::Node { header, data, .. } => header.len() + data.len(),
-            Self::Ack { entry, .. } => entry.len(),
+            Self::Node { packed, .. } => packed.len(),
+            Self::Ack { .. } => size_of::<StreamId>(),
             Self::Mark(_) | Self::Refused { .. } => 0,
         }
     }

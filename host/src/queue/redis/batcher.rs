@@ -69,7 +69,8 @@ impl Batcher {
         if *self.accepting.borrow() { self.free(bytes) } else { None }
     }
 
-    fn free(&self, bytes: usize) -> Option<Permit<'_>> {
+    /// As [`Self::try_reserve`], also while Redis is known to be away.
+    pub(super) fn free(&self, bytes: usize) -> Option<Permit<'_>> {
         let budget = self.budget.try_acquire_many(share(bytes)).ok()?;
         self.queue.try_reserve().ok().map(|slot| Permit { slot, budget })
     }

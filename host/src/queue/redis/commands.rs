@@ -32,11 +32,8 @@ impl Packing {
         self.ends.push(self.bytes.len());
     }
 
-    /// Adds a command of these arguments and `count` more that are packed already.
-    pub(super) fn add_with(&mut self, first: &[&[u8]], count: usize, packed: &[u8]) {
-        head(&mut self.bytes, first.len() + count);
-        first.iter().for_each(|argument| put(&mut self.bytes, argument));
-        self.add_packed(packed);
+    pub(super) fn is_empty(&self) -> bool {
+        self.ends.is_empty()
     }
 
     pub(super) fn finish(self) -> Commands {
@@ -128,17 +125,13 @@ mod tests {
         let mut packing = Packing::default();
         packing.add(&command);
         packing.add_arguments(5, [&b"XADD"[..], b"key", b"", &long, b"twelve bytes"]);
-        let mut end = Vec::new();
-        put(&mut end, &long);
-        put(&mut end, b"twelve bytes");
-        packing.add_with(&[b"XADD", b"key", b""], 2, &end);
         let commands = packing.finish();
-        assert_eq!(commands.len(), 3);
-        for index in 0..3 {
+        assert_eq!(commands.len(), 2);
+        for index in 0..2 {
             assert_eq!(commands.get(index), command.get_packed_command());
         }
-        assert_eq!(commands.get(3), b"");
-        assert_eq!(commands.bytes().len(), command.get_packed_command().len() * 3);
+        assert_eq!(commands.get(2), b"");
+        assert_eq!(commands.bytes().len(), command.get_packed_command().len() * 2);
     }
 
     #[test]

@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 use self::suspects::Suspicion;
 use super::Redis;
 use super::answers::{beginning, raw_entry, refusal, text};
-use super::batch::Settlements;
+use super::batch::{Settlements, Write};
 use super::connect::{BLOCK, BLOCKING_TIMEOUT, CALL_TIMEOUT, Fence};
-use super::holdings::{Hand, Holdings, Recovery};
+use super::holdings::{Hand, Holdings, Recovery, Standing};
 use super::keys::GROUP;
 use super::lease::Lease;
 use super::link::{Link, LinkError};
@@ -246,15 +246,14 @@ impl RedisConsumer {
         if self.holdings.holds(partition, entry) {
             return Ok(());
         }
-        let entry = entry.to_owned();
         match Job::from_fields(fields.iter().copied()) {
             Ok(job) => {
-                match self.holdings.take(partition, &entry, &job.session, job.sequence) {
+                match self.holdings.take(partition, entry, &job.session, job.sequence) {
                     Hand::Taken(delivery) => {
-                        let crashes = suspicion.map_or(0, |suspicion| suspicion.crashes(&entry));
-                        let suspect = suspicion.is_some_and(|suspicion| suspicion.is_suspect(&entry));
-                        if suspicion.is_some_and(|suspicion| suspicion.is_marked(&entry)) {
-                            self.holdings.mark(partition, &entry);
+                        let crashes = suspicion.map_or(0, |suspicion| suspicion.crashes(entry));
+                        let suspect = suspicion.is_some_and(|suspicion| suspicion.is_suspect(entry));
+                        if suspicion.is_some_and(|suspicion| suspicion.is_marked(entry)) {
+                            self.holdings.mark(partition, entry);
                         }
                         surplus.push_back(Taken { job, receipt: Receipt { partition, entry, delivery }, suspect, crashes });
                         return Ok(());
@@ -263,7 +262,7 @@ impl RedisConsumer {
                     Hand::Twice => {}
                 }
                 metrics::counter!("plugsocket_jobs_duplicate_total").increment(1);
-                let acknowledged = self.acknowledge(partition, entry.clone()).await;
+                let acknowledged = self.acknowledge(partition, entry).await;
                 if acknowledged.is_err() {
                     self.holdings.settled(partition, &[entry]);
                 }
@@ -271,7 +270,7 @@ impl RedisConsumer {
             }
             Err(error) => {
                 metrics::counter!("plugsocket_jobs_garbage_total").increment(1);
-                tracing::error!(partition, entry, %error, "queue entry is no job; set aside");
+                tracing::error!(partition, %entry, %error, "queue entry is no job; set aside");
                 let flat: Vec<&[u8]> = fields.iter().flat_map(|(name, value)| [beginning(name), beginning(value)]).collect();
                 self.set_aside(&Receipt { partition, entry, delivery: 0 }, &flat, &error.to_string(), 0, "").await
             }
@@ -307,12 +306,12 @@ impl Consumer for RedisConsumer {
     }
 
     fn may_start(&self, receipt: &Receipt) -> bool {
-        self.holdings.may_start(receipt.partition, &receipt.entry, receipt.delivery)
+        self.holdings.may_start(receipt.partition, receipt.entry, receipt.delivery)
     }
 
     async fn start_alone(&self, receipt: &Receipt) -> Result<(), QueueError> {
         self.count_alone(receipt, 1).await?;
-        self.holdings.mark(receipt.partition, &receipt.entry);
+        self.holdings.mark(receipt.partition, receipt.entry);
         Ok(())
     }
 
@@ -321,18 +320,26 @@ impl Consumer for RedisConsumer {
     }
 
     async fn settle(&self, receipt: Receipt, verdict: Verdict) -> Result<(), QueueError> {
-        let is_current = self.holdings.is_current(receipt.partition, &receipt.entry, receipt.delivery);
-        if !matches!(verdict, Verdict::Done) && !is_current {
+        let standing = self.holdings.standing(receipt.partition, receipt.entry, receipt.delivery);
+        if !matches!(verdict, Verdict::Done) && standing == Standing::Past {
             // Whoever has it now decides: put back as well, it would run once more.
             metrics::counter!("plugsocket_verdicts_late_total").increment(1);
             return Ok(());
         }
-        let result = self.conclude(&receipt, verdict, is_current).await;
+        let result = self.conclude(&receipt, verdict, standing).await;
         if result.is_err() {
             // In hand without anybody who settles it, it would be pending for ever and hold up the partition's release.
-            self.holdings.put_back(receipt.partition, &receipt.entry, receipt.delivery);
+            self.holdings.put_back(receipt.partition, receipt.entry, receipt.delivery);
         }
         result
+    }
+
+    fn try_done(&self, receipt: &Receipt) -> bool {
+        if self.holdings.standing(receipt.partition, receipt.entry, receipt.delivery) != Standing::Current {
+            return false; // There may be a count of its starts to be removed.
+        }
+        let write = Write::Ack { partition: receipt.partition, entry: receipt.entry, to: Arc::clone(&self.holdings) as _ };
+        self.redis.batcher.free(write.bytes()).map(|permit| permit.send(write)).is_some()
     }
 
     async fn leave(&self) {

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::batch::{Batch, DELIVERY, Done, Settlements, Slot, Write, bytes_of};
-use super::commands::{Packing, put};
+use super::commands::Packing;
 use super::keys::{GROUP, Keys};
 use super::scripts::DELIVER;
 use crate::queue::Stored;
-use crate::wire::ids::NodeId;
+use crate::wire::ids::{NodeId, SessionId, StreamId};
+use crate::wire::packed::{DELIVERIES_FIELD, DELIVERIES_HEAD};
 
 /// A pipeline is closed when it holds this much.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -22,16 +21,14 @@ const PACK_BYTES_MAX: usize = 16 << 10;
 /// Deliveries to one node, on their way into one entry.
 struct Pack {
     node: NodeId,
-    /// Names and values, packed as arguments.
-    fields: Vec<u8>,
-    count: usize,
-    bytes: usize,
+    /// The value of the entry's one field.
+    field: Vec<u8>,
 }
 
 /// Entries of one partition to be settled together.
 pub(super) struct Acks {
     pub(super) partition: u32,
-    pub(super) entries: Vec<String>,
+    pub(super) entries: Vec<StreamId>,
     pub(super) to: Arc<dyn Settlements>,
 }
 
@@ -50,7 +47,7 @@ impl Gathered {
         self.acks.is_empty()
     }
 
-    fn add(&mut self, partition: u32, entry: String, to: Arc<dyn Settlements>) {
+    fn add(&mut self, partition: u32, entry: StreamId, to: Arc<dyn Settlements>) {
         self.entries += 1;
         let is_same = |acks: &&mut Acks| acks.partition == partition && Arc::ptr_eq(&acks.to, &to);
         match self.acks.iter_mut().find(is_same) {
@@ -108,32 +105,27 @@ impl<'writer> Encoder<'writer> {
                 self.commands.add_packed(&command);
                 self.slots.push(Slot::One(done));
             }
-            Write::Node { node, header, data } => self.pack(node, &header, &data),
+            Write::Node { session, packed } => self.pack(&session, &packed),
             Write::Ack { partition, entry, to } => self.gathered.add(partition, entry, to),
             Write::Mark(done) => self.marks.push(done),
             Write::Refused { on_stored, reason } => on_stored(Stored::No(reason.to_owned())),
         }
     }
 
-    fn pack(&mut self, node: NodeId, header: &Bytes, data: &Bytes) {
-        let bytes = header.len() + data.len();
-        self.bytes += bytes;
-        let mut found = self.packs.iter().position(|pack| pack.node == node);
-        if let Some(index) = found.filter(|index| self.packs[*index].bytes + bytes > PACK_BYTES_MAX) {
+    fn pack(&mut self, session: &SessionId, packed: &[u8]) {
+        self.bytes += packed.len();
+        let node = session.node_str();
+        let mut found = self.packs.iter().position(|pack| pack.node.as_str() == node);
+        if let Some(index) = found.filter(|index| self.packs[*index].field.len() + packed.len() > PACK_BYTES_MAX) {
             let pack = self.packs.swap_remove(index);
             self.close_pack(&pack);
             found = None;
         }
         let index = found.unwrap_or_else(|| {
-            self.packs.push(Pack { node, fields: Vec::new(), count: 0, bytes: 0 });
+            self.packs.push(Pack { node: session.node(), field: DELIVERIES_HEAD.to_vec() });
             self.packs.len() - 1
         });
-        let pack = &mut self.packs[index];
-        for argument in [b"h", &header[..], b"d", &data[..]] {
-            put(&mut pack.fields, argument);
-        }
-        pack.count += 4;
-        pack.bytes += bytes;
+        self.packs[index].field.extend_from_slice(packed);
     }
 
     fn close_packs(&mut self) {
@@ -148,7 +140,7 @@ impl<'writer> Encoder<'writer> {
             false => [b"XADD", key.as_bytes(), b"NOMKSTREAM", b"*"],
             true => [b"EVALSHA", DELIVER.hash().as_bytes(), b"1", key.as_bytes()],
         };
-        self.commands.add_with(&first, pack.count, &pack.fields);
+        self.commands.add_arguments(6, first.into_iter().chain([DELIVERIES_FIELD.as_bytes(), &pack.field]));
         self.slots.push(Slot::One(Done::Nobody(DELIVERY)));
     }
 
@@ -167,7 +159,8 @@ impl<'writer> Encoder<'writer> {
     fn settle(&mut self) {
         for acks in std::mem::take(self.gathered).acks {
             let key = self.keys.incoming(acks.partition);
-            let entries = || acks.entries.iter().map(String::as_bytes);
+            let entries: Vec<String> = acks.entries.iter().map(StreamId::to_string).collect();
+            let entries = || entries.iter().map(String::as_bytes);
             self.commands.add_arguments(2 + acks.entries.len(), [b"XDEL", key.as_bytes()].into_iter().chain(entries()));
             self.slots.push(Slot::One(Done::Nobody("settlement")));
             // After XDEL: a crash between them leaves a pending entry without content, which taking over cleans up.
@@ -187,20 +180,20 @@ mod tests {
     use crate::queue::redis::resp::Walk;
 
     #[derive(Default)]
-    struct Told(Mutex<Vec<String>>);
+    struct Told(Mutex<Vec<StreamId>>);
 
     impl Settlements for Told {
-        fn settled(&self, _partition: u32, entries: &[String]) {
+        fn settled(&self, _partition: u32, entries: &[StreamId]) {
             self.0.lock().unwrap().extend_from_slice(entries);
         }
     }
 
-    fn ack(partition: u32, entry: u32, to: &Arc<Told>) -> Write {
-        Write::Ack { partition, entry: format!("{entry}-0"), to: Arc::clone(to) as _ }
+    fn ack(partition: u32, entry: u64, to: &Arc<Told>) -> Write {
+        Write::Ack { partition, entry: StreamId { ms: entry, sequence: 0 }, to: Arc::clone(to) as _ }
     }
 
     fn delivery() -> Write {
-        Write::Node { node: NodeId::from_text("n1"), header: Bytes::from_static(b"{}"), data: Bytes::from_static(b"1") }
+        Write::Node { session: SessionId::from_text("n1.x"), packed: b"12".to_vec() }
     }
 
     fn encode(gathered: &mut Gathered, writes: Vec<Write>) -> Vec<String> {
@@ -220,7 +213,7 @@ mod tests {
         texts
     }
 
-    const DELIVERED: &str = "XADD ps:{app:n:n1}:out NOMKSTREAM * h {} d 1";
+    const DELIVERED: &str = "XADD ps:{app:n:n1}:out NOMKSTREAM * b \u{1}12";
 
     #[test]
     fn alone_they_go_at_once_deletion_first() {
@@ -236,12 +229,12 @@ mod tests {
     fn behind_other_writes_they_wait_but_not_for_long() {
         let (mut gathered, told) = (Gathered::default(), Arc::new(Told::default()));
         for round in 0..ACKS_HELD_MAX {
-            assert_eq!(encode(&mut gathered, vec![delivery(), ack(3, round, &told)]), [DELIVERED], "round {round}");
+            assert_eq!(encode(&mut gathered, vec![delivery(), ack(3, u64::from(round), &told)]), [DELIVERED], "round {round}");
             assert!(!gathered.is_empty());
         }
         let commands = encode(&mut gathered, vec![delivery()]);
         assert_eq!(commands, [DELIVERED, "XDEL ps:{app:p3}:in 0-0 1-0 2-0 3-0", "XACK ps:{app:p3}:in w 0-0 1-0 2-0 3-0"]);
-        let many = (0..ACKS_MAX).map(|entry| ack(3, u32::try_from(entry).unwrap(), &told)).chain([delivery()]);
+        let many = (0..ACKS_MAX).map(|entry| ack(3, entry as u64, &told)).chain([delivery()]);
         assert_eq!(encode(&mut gathered, many.collect()).len(), 3, "so many are written at once");
         assert!(gathered.is_empty() && told.0.lock().unwrap().is_empty());
     }
@@ -259,7 +252,7 @@ mod tests {
         let (mut gathered, told) = (Gathered::default(), Arc::new(Told::default()));
         encode(&mut gathered, vec![delivery(), ack(3, 1, &told)]);
         gathered.abandon();
-        assert_eq!(*told.0.lock().unwrap(), ["1-0"]);
+        assert_eq!(*told.0.lock().unwrap(), [StreamId { ms: 1, sequence: 0 }]);
         assert!(gathered.is_empty());
     }
 }

@@ -5,22 +5,25 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, Value};
+use redis::Value;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Redis;
-use super::answers::text;
+use super::answers::{Fields, raw_entry, refusal, stream_id};
 use super::bridge;
-use super::connect::{BLOCK, BLOCKING_TIMEOUT};
+use super::commands::Packing;
+use super::connect::{BLOCK, BLOCKING_TIMEOUT, Fence};
 use super::lease::RENEWALS_PER_LEASE;
+use super::link::Link;
 use super::pauses::{Backoff, Complaint};
 use super::presence::{Renewal, Renewed};
+use super::resp::{Token, Walk};
 use crate::queue::{NodeFeed, NodeLease, QueueError};
 use crate::wire::delivery::Delivery;
-use crate::wire::ids::NodeId;
+use crate::wire::ids::{NodeId, StreamId};
+use crate::wire::packed::{DELIVERIES_FIELD, Deliveries};
 use crate::wire::php;
 
 /// Entries per read and stream.
@@ -35,8 +38,6 @@ const RENEWAL_RETRY_MAX: Duration = Duration::from_millis(500);
 /// make them too.
 const SURE_SHARE: f64 = 0.5;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-
-type StreamId = (u64, u64);
 
 /// The feed as the server holds it.
 pub(super) struct RedisFeed {
@@ -192,10 +193,10 @@ async fn repair(redis: &Arc<Redis>, node: &NodeId, owed: &Notify) {
 /// After a flush or a failover a stream may end before what was read of it: its cursor goes back.
 fn rewind(cursors: &Mutex<Cursors>, before: Cursors, renewal: &Renewal) {
     let mut cursors = cursors.lock().unwrap_or_else(PoisonError::into_inner);
-    if parse_id(&renewal.last).is_some_and(|last| before.own > last) {
+    if StreamId::parse(renewal.last.as_bytes()).is_some_and(|last| before.own > last) {
         cursors.own = StreamId::default();
     }
-    if parse_id(&renewal.last_of_all).is_some_and(|last| before.all > last) {
+    if StreamId::parse(renewal.last_of_all.as_bytes()).is_some_and(|last| before.all > last) {
         cursors.all = StreamId::default();
     }
 }
@@ -210,11 +211,12 @@ struct FeedReader {
 impl FeedReader {
     /// Reads until nobody receives any more. XREAD changes nothing, so this may be dropped at any time.
     async fn read(self) {
-        let mut connection: Option<MultiplexedConnection> = None;
+        let mut link: Option<Link> = None;
+        let mut fence = None;
         let mut backoff = Backoff::new();
         let mut complaint = Complaint::default();
         while !self.deliveries.is_closed() {
-            let result = self.read_once(&mut connection).await;
+            let result = self.read_once(&mut link, &mut fence).await;
             match result {
                 Ok(deliveries) => {
                     backoff = Backoff::new();
@@ -223,7 +225,7 @@ impl FeedReader {
                     }
                 }
                 Err(reason) => {
-                    connection = None;
+                    link = None;
                     if complaint.is_due() {
                         tracing::warn!(node = %self.node, reason, "deliveries can't be read; tried again");
                     }
@@ -234,93 +236,99 @@ impl FeedReader {
         }
     }
 
-    async fn read_once(&self, held: &mut Option<MultiplexedConnection>) -> Result<Vec<Delivery>, String> {
-        let mut connection = match held.take() {
-            Some(connection) => connection,
-            None => self.redis.connector.connect(BLOCKING_TIMEOUT).await.map_err(|error| error.to_string())?,
+    async fn read_once(&self, held: &mut Option<Link>, fence: &mut Option<Fence>) -> Result<Vec<Delivery>, String> {
+        let mut link = match held.take() {
+            Some(link) => link,
+            None => self.redis.connector.link(fence).await.map_err(|error| error.to_string())?,
         };
         let keys = self.redis.connector.keys();
         let (own, all) = (keys.outgoing(&self.node), keys.all());
         let before = *self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut pipeline = Pipeline::new();
-        // What the previous read handed over is no longer needed.
-        pipeline.cmd("XTRIM").arg(&own).arg("MINID").arg(format!("{}-{}", before.own.0, before.own.1.saturating_add(1)));
-        pipeline.cmd("XREAD").arg("COUNT").arg(READ_COUNT).arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(1000));
-        pipeline.arg("STREAMS").arg(&own).arg(&all).arg(id_text(before.own)).arg(id_text(before.all));
-        let answers = connection.send_packed_commands(&pipeline, 0, 2).await.map_err(|error| error.to_string())?;
-        *held = Some(connection);
-        let streams = match answers.into_iter().nth(1) {
-            Some(Value::Array(streams)) => streams,
-            Some(Value::ServerError(error)) => return Err(error.to_string()),
-            _ => return Ok(Vec::new()),
-        };
-        let mut after = before;
-        let mut entries = Vec::new();
-        for stream in streams {
-            let Value::Array(parts) = stream else { continue };
-            let mut parts = parts.into_iter();
-            let (Some(key), Some(Value::Array(found))) = (parts.next(), parts.next()) else { continue };
-            let cursor = if text(&key) == own { &mut after.own } else { &mut after.all };
-            for entry in found {
-                if let Some(id) = entry_id(&entry) {
-                    *cursor = (*cursor).max(id);
-                    entries.push((id, entry));
-                }
-            }
+        let mut commands = Packing::default();
+        if before.own != StreamId::default() {
+            // What the previous read handed over is no longer needed.
+            let oldest = StreamId { sequence: before.own.sequence.saturating_add(1), ..before.own }.to_string();
+            commands.add_arguments(4, [b"XTRIM", own.as_bytes(), b"MINID", oldest.as_bytes()]);
         }
-        // One producer's order across both streams: ids are Redis's clock.
-        entries.sort_by_key(|(id, _)| *id);
+        let is_trimmed = !commands.is_empty();
+        let (count, block) = (READ_COUNT.to_string(), BLOCK.as_millis().to_string());
+        let (from_own, from_all) = (before.own.to_string(), before.all.to_string());
+        let read = ["XREAD", "COUNT", &count, "BLOCK", &block, "STREAMS", &own, &all, &from_own, &from_all];
+        commands.add_arguments(read.len(), read.map(str::as_bytes));
+        let mut answer = link.call(commands.finish().bytes(), BLOCKING_TIMEOUT).await.map_err(|error| error.to_string())?;
+        if is_trimmed {
+            answer = link.call(Bytes::new(), BLOCKING_TIMEOUT).await.map_err(|error| error.to_string())?;
+        }
+        *held = Some(link);
+        let (after, entries) = entries(&answer, &own, before)?;
         let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
         if *cursors == before {
             *cursors = after;
         }
         drop(cursors);
         let mut deliveries = Vec::with_capacity(entries.len());
-        for (_, entry) in entries {
-            decode(entry, self.redis.options.php_item_bytes_max, &mut deliveries);
+        for (_, fields) in entries {
+            decode(&answer, &fields, self.redis.options.php_item_bytes_max, &mut deliveries);
         }
         Ok(deliveries)
     }
 }
 
-/// The deliveries of one entry: `h` and `d` pairs, or a PHP item `p`.
-fn decode(entry: Value, php_item_bytes_max: usize, deliveries: &mut Vec<Delivery>) {
-    let Value::Array(parts) = entry else { return };
-    let Some(Value::Array(flat)) = parts.into_iter().nth(1) else { return };
-    let mut header: Option<Vec<u8>> = None;
-    let mut fields = flat.into_iter();
-    while let (Some(Value::BulkString(name)), Some(Value::BulkString(value))) = (fields.next(), fields.next()) {
-        let delivery = match (&name[..], header.take()) {
-            (b"h", _) => {
-                header = Some(value);
-                continue;
+/// Entries of an answer to XREAD with their ids, in the order they were made in, and the cursors behind them.
+type Entries<'answer> = (Cursors, Vec<(StreamId, Fields<'answer>)>);
+
+fn entries<'answer>(answer: &'answer [u8], own: &str, before: Cursors) -> Result<Entries<'answer>, String> {
+    let mut after = before;
+    let mut entries = Vec::new();
+    let mut walk = Walk::new(answer);
+    let streams = match walk.next() {
+        Some(Token::Array(streams)) => streams,
+        Some(Token::Error(_)) => return Err(refusal(answer).to_string()),
+        _ => 0,
+    };
+    for _ in 0..streams {
+        walk.array();
+        let is_own = walk.bulk() == Some(own.as_bytes());
+        let cursor = if is_own { &mut after.own } else { &mut after.all };
+        for _ in 0..walk.array().unwrap_or(0) {
+            if let Some((id, fields)) = raw_entry(&mut walk) {
+                *cursor = (*cursor).max(id);
+                entries.push((id, fields));
             }
-            (b"d", Some(header)) => Delivery::from_fields(&header, Bytes::from(value)).map_err(|error| error.to_string()),
-            (b"p", _) => php::parse(&value, php_item_bytes_max).map_err(|error| error.to_string()),
-            _ => continue,
-        };
-        match delivery {
-            Ok(delivery) => deliveries.push(delivery),
-            Err(reason) => {
-                metrics::counter!("plugsocket_deliveries_unreadable_total").increment(1);
-                tracing::error!(reason, "delivery can't be read; left out");
-            }
+        }
+    }
+    // One producer's order across both streams: ids are Redis's clock.
+    entries.sort_by_key(|(id, _)| *id);
+    Ok((after, entries))
+}
+
+/// The deliveries of one entry: packed ones, pairs of `h` and `d`, or a PHP item `p`. What they keep is a part of the answer.
+fn decode(answer: &Bytes, fields: &[(&[u8], &[u8])], php_item_bytes_max: usize, deliveries: &mut Vec<Delivery>) {
+    let mut header: Option<&[u8]> = None;
+    let mut take = |delivery: Result<Delivery, String>| match delivery {
+        Ok(delivery) => deliveries.push(delivery),
+        Err(reason) => {
+            metrics::counter!("plugsocket_deliveries_unreadable_total").increment(1);
+            tracing::error!(reason, "delivery can't be read; left out");
+        }
+    };
+    for (name, value) in fields {
+        match (*name, header.take()) {
+            (b"h", _) => header = Some(value),
+            (b"d", Some(header)) => take(Delivery::from_fields(header, answer.slice_ref(value)).map_err(|error| error.to_string())),
+            (b"p", _) => take(php::parse(value, php_item_bytes_max).map_err(|error| error.to_string())),
+            (name, _) if name == DELIVERIES_FIELD.as_bytes() => match Deliveries::of(&answer.slice_ref(value)) {
+                Ok(packed) => packed.for_each(|delivery| take(delivery.map_err(|error| error.to_string()))),
+                Err(error) => take(Err(error.to_string())),
+            },
+            _ => {}
         }
     }
 }
 
 fn entry_id(entry: &Value) -> Option<StreamId> {
     match entry {
-        Value::Array(parts) => parse_id(&text(parts.first()?)),
+        Value::Array(parts) => stream_id(parts.first()?),
         _ => None,
     }
-}
-
-fn parse_id(id: &str) -> Option<StreamId> {
-    let (time, sequence) = id.split_once('-')?;
-    Some((time.parse().ok()?, sequence.parse().ok()?))
-}
-
-fn id_text(id: StreamId) -> String {
-    format!("{}-{}", id.0, id.1)
 }

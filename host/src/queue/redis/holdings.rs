@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::batch::Settlements;
 use super::dedup::Dedup;
-use crate::wire::ids::SessionId;
+use crate::wire::ids::{SessionId, StreamId};
 
 /// Knuth's multiplicative hash: neighbouring partitions get keys far apart.
 const SCATTER: u32 = 2_654_435_769;
@@ -34,7 +34,7 @@ struct Owned {
     is_overtaken: bool,
     /// It can't be read; tried again then.
     paused_until: Option<Instant>,
-    entries: HashMap<String, InHand>,
+    entries: HashMap<StreamId, InHand>,
 }
 
 /// A job that was taken and is not settled.
@@ -80,6 +80,17 @@ pub(super) enum Hand {
     Twice,
     /// It stays pending, and is recovered in its turn: older ones come before it.
     NotYet,
+}
+
+/// How a delivery of an entry stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is in hand.
+    Current,
+    /// It is in hand, and Redis counts a start of it.
+    Marked,
+    /// Another delivery counts, or the entry is another worker's.
+    Past,
 }
 
 /// What to read next.
@@ -222,32 +233,26 @@ impl Holdings {
     }
 
     /// Whether the entry is in hand already.
-    pub(super) fn holds(&self, partition: u32, entry: &str) -> bool {
-        self.lock().owned.get(&partition).is_some_and(|owned| owned.entries.contains_key(entry))
+    pub(super) fn holds(&self, partition: u32, entry: StreamId) -> bool {
+        self.lock().owned.get(&partition).is_some_and(|owned| owned.entries.contains_key(&entry))
     }
 
     /// Takes an entry in hand.
-    pub(super) fn take(&self, partition: u32, entry: &str, session: &SessionId, sequence: u64) -> Hand {
+    pub(super) fn take(&self, partition: u32, entry: StreamId, session: &SessionId, sequence: u64) -> Hand {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.deliveries += 1;
         let delivery = state.deliveries;
         let Some(owned) = state.owned.get_mut(&partition).filter(|owned| !owned.is_overtaken) else { return Hand::NotYet };
-        owned.entries.insert(entry.to_owned(), InHand { delivery, session: session.clone(), sequence, started: false, marked: false });
+        owned.entries.insert(entry, InHand { delivery, session: session.clone(), sequence, started: false, marked: false });
         if state.dedup.take(session, owned.epoch, sequence) { Hand::Taken(delivery) } else { Hand::Twice }
     }
 
     /// Redis counts a start of it.
-    pub(super) fn mark(&self, partition: u32, entry: &str) {
-        if let Some(held) = self.lock().owned.get_mut(&partition).and_then(|owned| owned.entries.get_mut(entry)) {
+    pub(super) fn mark(&self, partition: u32, entry: StreamId) {
+        if let Some(held) = self.lock().owned.get_mut(&partition).and_then(|owned| owned.entries.get_mut(&entry)) {
             held.marked = true;
         }
-    }
-
-    /// Whether Redis counts a start of it.
-    pub(super) fn is_marked(&self, partition: u32, entry: &str) -> bool {
-        let state = self.lock();
-        state.owned.get(&partition).and_then(|owned| owned.entries.get(entry)).is_some_and(|held| held.marked)
     }
 
     /// The job may come again under another entry, and is to run then.
@@ -257,12 +262,12 @@ impl Holdings {
 
     /// Whether the job may start. A refusal puts it out of hand, and all of the partition that have not started with it: if the partition
     /// stays here they are delivered again, in order. Otherwise they would be pending for ever, or the next one would overtake.
-    pub(super) fn may_start(&self, partition: u32, entry: &str, delivery: u64) -> bool {
+    pub(super) fn may_start(&self, partition: u32, entry: StreamId, delivery: u64) -> bool {
         let mut guard = self.lock();
         let state = &mut *guard;
         let is_fresh = fresh(state, self.start_within);
         let Some(owned) = state.owned.get_mut(&partition) else { return false };
-        let Some(held) = owned.entries.get_mut(entry).filter(|held| held.delivery == delivery) else { return false };
+        let Some(held) = owned.entries.get_mut(&entry).filter(|held| held.delivery == delivery) else { return false };
         if is_fresh {
             held.started = true;
             return true;
@@ -281,14 +286,14 @@ impl Holdings {
     }
 
     /// The job's verdict could not be handed on: it is delivered again, here or elsewhere.
-    pub(super) fn put_back(&self, partition: u32, entry: &str, delivery: u64) {
+    pub(super) fn put_back(&self, partition: u32, entry: StreamId, delivery: u64) {
         let mut guard = self.lock();
         let state = &mut *guard;
         let Some(owned) = state.owned.get_mut(&partition) else { return };
-        if owned.entries.get(entry).is_none_or(|held| held.delivery != delivery) {
+        if owned.entries.get(&entry).is_none_or(|held| held.delivery != delivery) {
             return;
         }
-        if let Some(held) = owned.entries.remove(entry) {
+        if let Some(held) = owned.entries.remove(&entry) {
             state.dedup.forget(&held.session, held.sequence);
         }
         owned.recovery = owned.recovery.max(Recovery::Own);
@@ -299,10 +304,15 @@ impl Holdings {
         }
     }
 
-    /// Whether this delivery is the one that counts.
-    pub(super) fn is_current(&self, partition: u32, entry: &str, delivery: u64) -> bool {
+    /// How this delivery of an entry stands.
+    pub(super) fn standing(&self, partition: u32, entry: StreamId, delivery: u64) -> Standing {
         let state = self.lock();
-        state.owned.get(&partition).and_then(|owned| owned.entries.get(entry)).is_some_and(|held| held.delivery == delivery)
+        let held = state.owned.get(&partition).and_then(|owned| owned.entries.get(&entry));
+        match held.filter(|held| held.delivery == delivery) {
+            None => Standing::Past,
+            Some(held) if held.marked => Standing::Marked,
+            Some(_) => Standing::Current,
+        }
     }
 
     /// Another consumer has entries of an owned partition: it read late, when it no longer was the owner.
@@ -352,7 +362,7 @@ fn fresh(state: &State, within: Duration) -> bool {
 }
 
 impl Settlements for Holdings {
-    fn settled(&self, partition: u32, entries: &[String]) {
+    fn settled(&self, partition: u32, entries: &[StreamId]) {
         let mut state = self.lock();
         if let Some(owned) = state.owned.get_mut(&partition) {
             let was_full = owned.entries.len() >= self.held_max;

@@ -58,6 +58,8 @@ struct Redis {
     itself: Weak<Self>,
     process: u64,
     counter: AtomicU64,
+    /// Deliveries sent.
+    sent: metrics::Counter,
 }
 
 impl Redis {
@@ -95,6 +97,7 @@ pub fn open(url: &str, options: QueueOptions, stop: CancellationToken, tasks: &T
         itself: itself.clone(),
         process,
         counter: AtomicU64::new(0),
+        sent: metrics::counter!("plugsocket_deliveries_sent_total"),
     });
     tasks.spawn(async move { connector.supervise().await });
     tasks.spawn(writer.run());

@@ -8,10 +8,14 @@ use super::batch::{DELIVERY, Done, Write};
 use super::scripts::{ROUTE, evalsha};
 use crate::queue::{Outbox, QueueError};
 use crate::wire::delivery::{Address, Body, Delivery};
-use crate::wire::ids::{NodeId, SessionId};
+use crate::wire::ids::SessionId;
+use crate::wire::packed::put_delivery;
 
 /// Addresses one delivery may have: its route script is one step for Redis.
 const ADDRESSES_MAX: usize = 1_000;
+
+/// Room for a small delivery.
+const PACKED_BYTES: usize = 256;
 
 /// Where a delivery goes.
 #[derive(Default)]
@@ -65,16 +69,27 @@ impl Outbox for Redis {
         if delivery.to.is_empty() || delivery.to.len() > ADDRESSES_MAX {
             return Err(QueueError::Invalid(format!("delivery has {} addresses, 1 to {ADDRESSES_MAX} are allowed", delivery.to.len())));
         }
-        metrics::counter!("plugsocket_deliveries_sent_total").increment(1);
+        self.sent.increment(1);
         let found = self.destinations(&delivery);
         let is_join = matches!(delivery.body, Body::Join(_));
         if let ([session], true) = (&found.sessions[..], delivery.to.len() == 1 && !is_join) {
-            let node: NodeId = session.node();
-            let (header, data) = delivery.to_fields();
-            return self.batcher.send(Write::Node { node, header, data }).await;
+            let mut packed = Vec::with_capacity(PACKED_BYTES);
+            put_delivery(&mut packed, &delivery);
+            return self.batcher.send(Write::Node { session: session.clone(), packed }).await;
         }
         let command = self.route(&delivery, &found);
         self.batcher.send(Write::Command { command, done: Done::Nobody(DELIVERY) }).await
+    }
+
+    fn try_send(&self, delivery: &Delivery) -> bool {
+        // The others need to be routed.
+        let ([Address::Session(session)], false) = (&delivery.to[..], matches!(delivery.body, Body::Join(_))) else { return false };
+        let mut packed = Vec::with_capacity(PACKED_BYTES);
+        put_delivery(&mut packed, delivery);
+        let Some(permit) = self.batcher.free(packed.len()) else { return false };
+        permit.send(Write::Node { session: session.clone(), packed });
+        self.sent.increment(1);
+        true
     }
 
     async fn flush(&self) -> Result<(), QueueError> {

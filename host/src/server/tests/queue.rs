@@ -144,6 +144,10 @@ impl Outbox for TestQueue {
         Ok(())
     }
 
+    fn try_send(&self, _delivery: &Delivery) -> bool {
+        false
+    }
+
     async fn flush(&self) -> Result<(), QueueError> {
         Ok(())
     }

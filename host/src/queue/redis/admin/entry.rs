@@ -7,7 +7,8 @@ use redis::Value;
 
 use crate::queue::redis::answers::text;
 use crate::wire::ids::SessionId;
-use crate::wire::job::{Job, JobError};
+use crate::wire::job::{JOB_FIELDS, Job, JobError};
+use crate::wire::packed::{JOB_FIELD, take_job};
 
 /// Names an entry: `<partition>/<stream id>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +70,7 @@ impl Entry {
                 fields.push((name.clone(), value.clone()));
             }
         }
+        let fields = unpacked(&fields).unwrap_or(fields);
         Some(Self { id: EntryId::parse(partition, &text(id))?, fields })
     }
 
@@ -102,6 +104,13 @@ impl Entry {
     pub(super) fn bytes(&self) -> usize {
         self.fields.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
+}
+
+/// A packed job's fields, as those of any other.
+fn unpacked(fields: &[(Vec<u8>, Vec<u8>)]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
+    let (_, packed) = fields.iter().find(|(name, _)| name == JOB_FIELD.as_bytes())?;
+    let values = take_job(packed).ok()?.to_fields();
+    Some(JOB_FIELDS.iter().zip(values).map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect())
 }
 
 /// The session in a job's field `m`, which may be all that can be read of it.
