@@ -9,8 +9,8 @@ use plugsocket::wire::delivery::{Address, Body, Delivery, Origin};
 use plugsocket::wire::envelope::{Envelope, EnvelopeLimits};
 use plugsocket::wire::frame;
 use plugsocket::wire::ids::{NodeId, SessionId};
-use plugsocket::wire::job::{JOB_FIELDS, Job};
 use plugsocket::wire::json::Json;
+use plugsocket::wire::packed::{DELIVERIES_HEAD, Deliveries, put_delivery, put_job, take_job};
 
 use crate::Bench;
 use crate::load::Source;
@@ -35,7 +35,8 @@ pub fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let envelope = Envelope::parse(FRAME, &LIMITS)?;
     let data = Json::parse(Bytes::copy_from_slice(envelope.data.context("no data")?.get().as_bytes()))?;
     let job = Source::new(1)?.job();
-    let fields = job.to_fields();
+    let mut packed_job = Vec::new();
+    put_job(&mut packed_job, &job);
     let session = SessionId::random(&NodeId::random()?)?;
     let reply = Delivery {
         to: vec![Address::Session(session.clone())],
@@ -43,19 +44,26 @@ pub fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         body: Body::Reply { action: "echo".to_owned(), client_id: envelope.id.clone(), data: data.clone() },
         origin: Some(Origin { message_id: format!("{session}-1"), index: 0 }),
     };
-    let (header, body) = reply.to_fields();
-    // What is read once more below can be read at all.
-    Job::from_fields(JOB_FIELDS.iter().zip(&fields).map(|(name, value)| (name.as_bytes(), &value[..])))?;
-    Delivery::from_fields(&header, body.clone())?;
+    let mut packed_reply = DELIVERIES_HEAD.to_vec();
+    put_delivery(&mut packed_reply, &reply);
+    let packed_reply = Bytes::from(packed_reply);
+    // What is read over and over below can be read at all.
+    take_job(&packed_job)?;
+    Deliveries::of(&packed_reply)?.next().context("no delivery")??;
     Ok(vec![
         time("a client's frame of 128 bytes, read", &|| drop(black_box(Envelope::parse(black_box(FRAME), &LIMITS)))),
         time("the frame of its answer, written", &|| drop(black_box(frame::message("echo", envelope.id.as_ref(), black_box(&data))))),
-        time("a job, written", &|| drop(black_box(black_box(&job).to_fields()))),
-        time("a job, read", &|| {
-            let fields = JOB_FIELDS.iter().zip(black_box(&fields)).map(|(name, value)| (name.as_bytes(), &value[..]));
-            drop(black_box(Job::from_fields(fields)));
+        time("a job, packed", &|| {
+            let mut packed = Vec::with_capacity(packed_job.len());
+            put_job(&mut packed, black_box(&job));
+            drop(black_box(packed));
         }),
-        time("a delivery, written", &|| drop(black_box(black_box(&reply).to_fields()))),
-        time("a delivery, read", &|| drop(black_box(Delivery::from_fields(black_box(&header), body.clone())))),
+        time("a job, read", &|| drop(black_box(take_job(black_box(&packed_job))))),
+        time("a delivery, packed", &|| {
+            let mut packed = Vec::with_capacity(packed_reply.len());
+            put_delivery(&mut packed, black_box(&reply));
+            drop(black_box(packed));
+        }),
+        time("a delivery, read", &|| drop(black_box(Deliveries::of(black_box(&packed_reply)).map(|mut all| all.next())))),
     ])
 }

@@ -7,6 +7,7 @@ use plugsocket::queue::NodeFeed;
 use plugsocket::wire::delivery::{Address, Body, Delivery};
 use plugsocket::wire::ids::{NodeId, SessionId};
 use plugsocket::wire::json::Json;
+use plugsocket::wire::packed::{DELIVERIES_HEAD, put_delivery};
 use tokio::time;
 
 use crate::Bench;
@@ -59,8 +60,9 @@ fn delivery(session: &SessionId, number: usize) -> anyhow::Result<Delivery> {
 
 /// The bytes of one delivery.
 fn payload() -> anyhow::Result<Vec<u8>> {
-    let (header, data) = delivery(&SessionId::random(&NodeId::random()?)?, 12_345)?.to_fields();
-    Ok([&header[..], &data[..]].concat())
+    let mut packed = DELIVERIES_HEAD.to_vec();
+    put_delivery(&mut packed, &delivery(&SessionId::random(&NodeId::random()?)?, 12_345)?);
+    Ok(packed)
 }
 
 async fn send(bench: &Bench, count: usize) -> anyhow::Result<(Measured, f64)> {
