@@ -109,12 +109,12 @@ impl Source {
         }
     }
 
-    /// The command that stores such a job, for the reference: the same bytes.
+    /// The command that stores such a job, for the reference: as many bytes, none of them zero, which no argument of `redis-benchmark` can have.
     pub fn xadd(&mut self) -> Vec<Vec<u8>> {
         let mut packed = Vec::new();
         put_job(&mut packed, &self.job());
         let mut command: Vec<Vec<u8>> = ["XADD", "bench:reference", "*", JOB_FIELD].map(|word| word.as_bytes().to_vec()).to_vec();
-        command.push(packed);
+        command.push(vec![b'x'; packed.len()]);
         command
     }
 }
