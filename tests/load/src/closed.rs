@@ -144,3 +144,47 @@ impl Receiver for Closed {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(sequence: u64) -> Vec<u8> {
+        Request::new().encode(0, sequence)[8..].to_vec()
+    }
+
+    #[test]
+    fn each_answer_makes_room_for_one_more() {
+        let mut load = Closed::new(1, 2);
+        let mut out = Vec::new();
+        load.after(0, &mut out).unwrap();
+        assert_eq!((load.flows[0].sent, out.len()), (2, 2 * answer(0).len() + 16));
+        load.message(0, &answer(0), clock::now()).unwrap();
+        load.after(0, &mut out).unwrap();
+        assert_eq!((load.flows[0].sent, load.flows[0].answered, load.answers), (3, 1, 1));
+    }
+
+    #[test]
+    fn lost_doubled_and_unasked_answers_are_errors() {
+        for (answers, why) in [(vec![0, 0], "twice"), (vec![1], "one was lost"), (vec![0, 1, 2], "nobody asked")] {
+            let mut load = Closed::new(1, 2);
+            load.after(0, &mut Vec::new()).unwrap();
+            let (last, before) = answers.split_last().unwrap();
+            for sequence in before {
+                load.message(0, &answer(*sequence), clock::now()).unwrap();
+            }
+            assert!(load.message(0, &answer(*last), clock::now()).is_err(), "{why}");
+        }
+    }
+
+    #[test]
+    fn answers_of_nats_are_found_in_its_stream() {
+        let mut load = Closed::to_nats(1, 1);
+        load.after(0, &mut Vec::new()).unwrap();
+        let bytes = [b"MSG inbox.0 1 128\r\n", answer(0).as_slice(), b"\r\n"].concat();
+        for part in bytes.chunks(50) {
+            load.message(0, part, clock::now()).unwrap();
+        }
+        assert_eq!(load.answers, 1);
+    }
+}

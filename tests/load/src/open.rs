@@ -150,3 +150,25 @@ impl Receiver for Open {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_begin_at_the_planned_moment() {
+        let mut load = Open::new(2, 1_000.0);
+        load.sent = 4;
+        let from = load.moment(1);
+        load.spans = vec![Span::new(from, load.moment(3))];
+        let answer = |connection, sequence| Request::new().encode(connection, sequence)[8..].to_vec();
+        // Messages 0 and 2 are of the first connection, 1 and 3 of the second; 0 and 3 are not in the span.
+        for (connection, sequence) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+            load.message(connection, &answer(connection, sequence), from + 5 * clock::MILLISECOND).unwrap();
+        }
+        assert_eq!(load.answers, 4);
+        assert!((load.spans[0].latency.max_us() - 5_000.0).abs() < 1.0, "of message 1");
+        assert!((load.spans[0].latency.quantile_us(0.5) - 4_000.0).abs() < 100.0, "of message 2");
+        assert!(load.message(0, &answer(0, 2), from).is_err(), "it was never sent");
+    }
+}

@@ -16,10 +16,10 @@ pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let processes = [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2)];
     for (servers, workers) in processes {
         let setup = Setup { servers, workers, ..Setup::of(Kind::RedisRunners) };
-        row(bench, format!("{servers} servers, {workers} workers, W16"), setup, CONNECTIONS)?;
+        row(bench, format!("{}, {}, W16", counted(servers, "server"), counted(workers, "worker")), setup, CONNECTIONS)?;
     }
     for connections in bench.pick(vec![10, 50], vec![10, 100, 1_000], vec![10, 100, 1_000, 10_000]) {
-        row(bench, format!("{connections} connections, {UNANSWERED} unanswered or one each"), Setup::of(Kind::RedisRunners), connections)?;
+        row(bench, format!("{connections} × {}", in_flight(connections)), Setup::of(Kind::RedisRunners), connections)?;
     }
     for jobs in bench.pick(vec![500], vec![1_000, 10_000, 100_000], vec![1_000, 10_000, 100_000, 1_000_000]) {
         let figures = bench.undisturbed(|bench| drain(bench, jobs)).with_context(|| format!("{jobs} queued"))?;
@@ -31,10 +31,18 @@ pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
 
 fn row(bench: &mut Bench, name: String, setup: Setup, connections: usize) -> anyhow::Result<()> {
     let app = App::start(&bench.bins(), &bench.redis, setup)?;
-    let figures = closed(bench, &app, connections, (UNANSWERED / connections).max(1)).with_context(|| name.clone())?;
+    let figures = closed(bench, &app, connections, in_flight(connections)).with_context(|| name.clone())?;
     bench.add("curve", name, figures);
     drop(app);
     bench.redis.flush()
+}
+
+fn in_flight(connections: usize) -> usize {
+    (UNANSWERED / connections).max(1)
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Everything is stored first; from the worker's start on it is worked off.
