@@ -7,6 +7,7 @@ use plugsocket::queue::NodeFeed;
 use plugsocket::wire::delivery::{Address, Body, Delivery};
 use plugsocket::wire::ids::{NodeId, SessionId};
 use plugsocket::wire::json::Json;
+use plugsocket::wire::packed::{DELIVERIES_HEAD, put_delivery};
 use tokio::time;
 
 use crate::Bench;
@@ -57,10 +58,11 @@ fn delivery(session: &SessionId, number: usize) -> anyhow::Result<Delivery> {
     Ok(Delivery::message(Address::Session(session.clone()), "chat_text", data))
 }
 
-/// The bytes of one delivery.
+/// As many bytes as one delivery has, none of them zero, which no argument of `redis-benchmark` can have.
 fn payload() -> anyhow::Result<Vec<u8>> {
-    let (header, data) = delivery(&SessionId::random(&NodeId::random()?)?, 12_345)?.to_fields();
-    Ok([&header[..], &data[..]].concat())
+    let mut packed = DELIVERIES_HEAD.to_vec();
+    put_delivery(&mut packed, &delivery(&SessionId::random(&NodeId::random()?)?, 12_345)?);
+    Ok(vec![b'x'; packed.len()])
 }
 
 async fn send(bench: &Bench, count: usize) -> anyhow::Result<(Measured, f64)> {

@@ -9,8 +9,9 @@ use anyhow::{bail, ensure};
 use plugsocket::config::Settings;
 use plugsocket::queue::{Consumer, Queue, QueueOptions, Stored, Taken, Verdict, redis as redis_queue};
 use plugsocket::wire::ids::{NodeId, SessionId};
-use plugsocket::wire::job::{JOB_FIELDS, Job};
+use plugsocket::wire::job::Job;
 use plugsocket::wire::json::Json;
+use plugsocket::wire::packed::{JOB_FIELD, put_job};
 use tokio::sync::Notify;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
@@ -108,13 +109,12 @@ impl Source {
         }
     }
 
-    /// The command that stores such a job, for the reference: the same bytes.
+    /// The command that stores such a job, for the reference: as many bytes, none of them zero, which no argument of `redis-benchmark` can have.
     pub fn xadd(&mut self) -> Vec<Vec<u8>> {
-        let fields = self.job().to_fields();
-        let mut command: Vec<Vec<u8>> = ["XADD", "bench:reference", "*"].map(|word| word.as_bytes().to_vec()).to_vec();
-        for (name, value) in JOB_FIELDS.iter().zip(&fields) {
-            command.extend([name.as_bytes().to_vec(), value.to_vec()]);
-        }
+        let mut packed = Vec::new();
+        put_job(&mut packed, &self.job());
+        let mut command: Vec<Vec<u8>> = ["XADD", "bench:reference", "*", JOB_FIELD].map(|word| word.as_bytes().to_vec()).to_vec();
+        command.push(vec![b'x'; packed.len()]);
         command
     }
 }

@@ -3,6 +3,7 @@
 mod backlog;
 mod batcher;
 mod call;
+mod codec;
 mod cycle;
 mod deliveries;
 mod isolation;
@@ -68,7 +69,7 @@ struct Scenario {
     run: fn(&Bench) -> anyhow::Result<Vec<Row>>,
 }
 
-const SCENARIOS: [Scenario; 9] = [
+const SCENARIOS: [Scenario; 10] = [
     Scenario { name: "batcher", about: "storing jobs, against redis-benchmark XADD", run: batcher::run },
     Scenario { name: "cycle", about: "storing, taking and acknowledging, against one XADD", run: cycle::against_xadd },
     Scenario { name: "partitions", about: "the same over 64 partitions, against 1", run: cycle::partitions },
@@ -81,6 +82,7 @@ const SCENARIOS: [Scenario; 9] = [
         about: "a round trip through server, worker and Redis: with runners, against in-process",
         run: isolation::run,
     },
+    Scenario { name: "wire", about: "reading and writing one frame, job or delivery", run: codec::run },
     Scenario { name: "backlog", about: "a million queued jobs: memory, and how fast they drain (not with --quick)", run: backlog::run },
 ];
 
