@@ -13,8 +13,8 @@ use crate::wire::packed::{DELIVERIES_FIELD, DELIVERIES_HEAD};
 /// A pipeline is closed when it holds this much.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Acknowledgements are written at the latest when there are so many, or have been held back so often.
-const ACKS_MAX: usize = 256;
-const ACKS_HELD_MAX: u32 = 4;
+const ACKS_MAX: usize = 512;
+const ACKS_HELD_MAX: u32 = 8;
 /// Deliveries to one node share a stream entry up to this size; a larger one goes alone.
 const PACK_BYTES_MAX: usize = 16 << 10;
 
@@ -233,7 +233,7 @@ mod tests {
             assert!(!gathered.is_empty());
         }
         let commands = encode(&mut gathered, vec![delivery()]);
-        assert_eq!(commands, [DELIVERED, "XDEL ps:{app:p3}:in 0-0 1-0 2-0 3-0", "XACK ps:{app:p3}:in w 0-0 1-0 2-0 3-0"]);
+        assert_eq!(commands, [DELIVERED, "XDEL ps:{app:p3}:in 0-0 1-0 2-0 3-0 4-0 5-0 6-0 7-0", "XACK ps:{app:p3}:in w 0-0 1-0 2-0 3-0 4-0 5-0 6-0 7-0"]);
         let many = (0..ACKS_MAX).map(|entry| ack(3, entry as u64, &told)).chain([delivery()]);
         assert_eq!(encode(&mut gathered, many.collect()).len(), 3, "so many are written at once");
         assert!(gathered.is_empty() && told.0.lock().unwrap().is_empty());

@@ -164,7 +164,7 @@ mod tests {
         let session = SessionId::random(&NodeId::random().unwrap()).unwrap();
         let data = Json::known(Bytes::from_static(b"{\"a\":[1,2]}"));
         let client_id = ClientId::parse("\"x\"");
-        let to = vec![Address::Session(session), Address::User("u".into()), Address::Group("g".into()), Address::All];
+        let to = [Address::Session(session), Address::User("u".into()), Address::Group("g".into()), Address::All];
         let bodies = [
             Body::Message { action: "news".into(), data: data.clone() },
             Body::Reply { action: "echo".into(), client_id: client_id.clone(), data: data.clone() },
