@@ -50,11 +50,6 @@ impl<W> Desk<W> {
         Ok(())
     }
 
-    /// Removes work that waits.
-    pub(super) fn withdraw(&self, is_it: impl Fn(&W) -> bool) {
-        self.lock().waiting.retain(|work| !is_it(work));
-    }
-
     /// Takes no more work; what waits is still done.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;
