@@ -8,11 +8,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-/// A line of the processor's cache for each thread: they write all the time.
-const SLOT_BYTES: usize = 64;
+/// A few lines of the processor's cache for each thread, and no thread writes into another's.
+const SLOT_BYTES: usize = 512;
 const WORD_BYTES: usize = size_of::<u64>();
+/// The words of a slot: the call that the thread is in, how many it has begun, and the numbers of the last of them.
+const BEGUN_WORD: usize = 1;
+const FIRST_LAST_WORD: usize = 2;
+/// So many of the calls that a thread has begun last are known. It must not have more of them whose answers are not written yet.
+pub(super) const LAST_MAX: usize = SLOT_BYTES / WORD_BYTES - FIRST_LAST_WORD;
 
-/// The mapped memory: one slot for the fault, then one for each thread, with the call it is in and the one it has begun last.
+/// The mapped memory: one slot for the fault, then one for each thread, with the call it is in and those it has begun last.
 pub(super) struct Crumbs {
     base: NonNull<u8>,
     threads: usize,
@@ -57,9 +62,10 @@ impl Crumbs {
         self.word(index, 0)
     }
 
-    /// The call that a thread has begun last.
-    fn last(&self, index: usize) -> Option<&AtomicU64> {
-        self.word(index, 1)
+    /// One of the calls that a thread has begun last: the one that was its `begun`th.
+    fn last(&self, index: usize, begun: u64) -> Option<&AtomicU64> {
+        let place = usize::try_from(begun % LAST_MAX as u64).ok()?;
+        self.word(index, FIRST_LAST_WORD + place)
     }
 
     fn word(&self, index: usize, word: usize) -> Option<&AtomicU64> {
@@ -73,11 +79,14 @@ impl Crumbs {
 
     /// Notes that the thread `thread` (from 1) is in the call `call`; 0 = in none.
     pub(super) fn note(&self, thread: usize, call: u64) {
-        if let (Some(slot), Some(last)) = (self.slot(thread).filter(|_| thread > 0), self.last(thread)) {
-            slot.store(call, Ordering::Release);
-            if call != 0 {
+        let (Some(slot), Some(begun)) = (self.slot(thread).filter(|_| thread > 0), self.word(thread, BEGUN_WORD)) else { return };
+        slot.store(call, Ordering::Release);
+        if call != 0 {
+            let number = begun.load(Ordering::Relaxed); // Only this thread writes it.
+            if let Some(last) = self.last(thread, number) {
                 last.store(call, Ordering::Release);
             }
+            begun.store(number.wrapping_add(1), Ordering::Relaxed);
         }
     }
 
@@ -94,8 +103,8 @@ impl Crumbs {
 
     /// The calls that threads have begun last: those they are in, or that have ended and of which nobody may have heard.
     pub(super) fn begun(&self) -> Vec<u64> {
-        let calls = (1..=self.threads).filter_map(|thread| self.last(thread)).map(|last| last.load(Ordering::Acquire));
-        calls.filter(|call| *call != 0).collect()
+        let lasts = (1..=self.threads).flat_map(|thread| (0..LAST_MAX as u64).filter_map(move |begun| self.last(thread, begun)));
+        lasts.map(|last| last.load(Ordering::Acquire)).filter(|call| *call != 0).collect()
     }
 
     /// What ended the runner; `None` when no thread could note it, as when it was killed.
@@ -156,5 +165,21 @@ mod tests {
         runner.fault_note().unwrap().store(u64::MAX, Ordering::Release);
         assert_eq!(host.fault(), Some(Fault { call: None }), "overwritten by the plugin");
         assert_eq!((host.calls(), host.begun()), (vec![7], vec![7, 9]));
+    }
+
+    #[test]
+    fn the_calls_begun_last_are_known_and_no_older_ones() {
+        let (host, memory) = Crumbs::create(2).unwrap();
+        let runner = Crumbs::open(&memory, 2).unwrap();
+        let last = LAST_MAX as u64;
+        for call in 1..=last + 3 {
+            runner.note(1, call);
+            runner.note(1, 0);
+        }
+        runner.note(2, 1000);
+        let mut begun = host.begun();
+        begun.sort_unstable();
+        assert_eq!(begun, (4..=last + 3).chain([1000]).collect::<Vec<_>>());
+        assert_eq!(host.calls(), [1000]);
     }
 }

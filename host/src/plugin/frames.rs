@@ -9,8 +9,8 @@ const HEADER_BYTES: usize = 2 + 1 + 1 + 4 + 8 + 8;
 /// Longest payload. An answer has 16 MiB at most, a message less.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// Changes when frames do: a runner of another release refuses to serve.
-pub(super) const PROTOCOL: u32 = 2;
+/// Changes when frames or crumbs do: a runner of another release refuses to serve.
+pub(super) const PROTOCOL: u32 = 3;
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! From a file to a live version, and every call into it. The only room with `unsafe`.
 
+mod alarm;
 mod blame;
 mod check;
 mod control;
@@ -13,6 +14,7 @@ mod launcher;
 mod library;
 mod lock;
 mod log;
+mod pace;
 mod pool;
 mod registry;
 mod runner;

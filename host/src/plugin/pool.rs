@@ -10,9 +10,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use plugsocket_plugin::call::{HostOperation, Operation, Status};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::desk::{Desk, Refused};
 use super::library::{Host, Instance};
@@ -61,7 +62,10 @@ pub struct InProcess {
     /// Calls that may run and wait.
     open_max: usize,
     host: Arc<PoolHost>,
+    /// Told of calls that wait, and that no thread has been called for.
+    offered: Arc<Notify>,
     ended: CancellationToken,
+    tasks: TaskTracker,
 }
 
 struct Work {
@@ -72,11 +76,53 @@ struct Work {
 }
 
 impl Work {
-    fn run<S: Subject>(self, subject: &S) {
+    fn run<S: Subject>(self, subject: &S, answers: &Answers) {
         // When nobody waits for it, it never begins.
         if !self.answer.is_closed() {
             let answer = subject.call(self.token, self.operation, &self.input);
-            let _ = self.answer.send(answer);
+            answers.lock().push((self.answer, answer));
+        }
+    }
+}
+
+/// The way back: to wake the runtime's thread costs a system call, so it is woken once for many answers.
+#[derive(Default)]
+struct Answers {
+    ended: Mutex<Vec<(oneshot::Sender<Answer>, Answer)>>,
+    wake: Notify,
+}
+
+/// Calls threads until `ended` fires: once for all calls that are made in one go.
+async fn call_threads(desk: Arc<Desk<Work>>, offered: Arc<Notify>, ended: CancellationToken) {
+    while ended.run_until_cancelled(offered.notified()).await.is_some() {
+        tokio::task::yield_now().await;
+        desk.call();
+    }
+}
+
+impl Answers {
+    fn lock(&self) -> MutexGuard<'_, Vec<(oneshot::Sender<Answer>, Answer)>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn flush(&self) {
+        if !self.lock().is_empty() {
+            self.wake.notify_one();
+        }
+    }
+}
+
+/// Hands answers out until `ended` fires, and then those that are left.
+async fn hand_out(answers: Arc<Answers>, ended: CancellationToken) {
+    let mut batch = Vec::new();
+    loop {
+        let is_over = ended.run_until_cancelled(answers.wake.notified()).await.is_none();
+        std::mem::swap(&mut batch, &mut *answers.lock());
+        for (call, answer) in batch.drain(..) {
+            let _ = call.send(answer);
+        }
+        if is_over {
+            return;
         }
     }
 }
@@ -90,26 +136,38 @@ impl InProcess {
         let threads = options.threads.max(1);
         let desk = Arc::new(Desk::new());
         let open_max = threads.saturating_add(options.waiting_max);
-        let pool = Arc::new(Self { desk: Arc::clone(&desk), open_max, host, ended: CancellationToken::new() });
-        let subject = Arc::new(subject);
+        let (subject, answers, offered) = (Arc::new(subject), Arc::new(Answers::default()), Arc::new(Notify::new()));
+        let (ended, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn_on(call_threads(Arc::clone(&desk), Arc::clone(&offered), ended.clone()), &host.runtime);
+        tasks.spawn_on(hand_out(Arc::clone(&answers), ended.clone()), &host.runtime);
+        tasks.close();
+        let pool = Arc::new(Self { desk: Arc::clone(&desk), open_max, host, offered, ended, tasks });
+        let start = |name: String, life: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name).spawn(life).map(drop);
+        let mut started = Ok(());
+        if desk.has_alarm() {
+            let (watched, answers) = (Arc::clone(&desk), Arc::clone(&answers));
+            started = start("alarm".to_owned(), Box::new(move || watched.watch(|| answers.flush())));
+        }
         for _ in 0..threads {
-            let (served, shared, ended) = (Arc::clone(&desk), Arc::clone(&subject), pool.ended.clone());
+            let (served, shared, answers, ended) = (Arc::clone(&desk), Arc::clone(&subject), Arc::clone(&answers), pool.ended.clone());
             let run = move || {
-                served.serve(|_| {}, |work: Work| work.run(shared.as_ref()));
+                served.serve(|work: Work| work.run(shared.as_ref(), &answers), || answers.flush());
                 // Exactly one thread, the last, gets the instance itself.
                 if let Some(subject) = Arc::into_inner(shared) {
                     let _ended = ended.drop_guard();
                     subject.shutdown();
                 }
             };
-            if let Err(error) = thread::Builder::new().name(format!("plug:{}", options.plugin)).spawn(run) {
-                // Threads that did start end with the pool, and the last of them shuts the instance down.
-                desk.close();
-                if let Some(subject) = Arc::into_inner(subject) {
-                    subject.shutdown();
-                }
-                return Err(error);
+            started = started.and_then(|()| start(format!("plug:{}", options.plugin), Box::new(run)));
+        }
+        if let Err(error) = started {
+            // Threads that did start end with the pool, and the last of them shuts the instance down.
+            desk.close();
+            if let Some(subject) = Arc::into_inner(subject) {
+                subject.shutdown();
+                pool.ended.cancel();
             }
+            return Err(error);
         }
         if let Some(subject) = Arc::into_inner(subject) {
             subject.shutdown(); // Unreachable while the desk is open; kept so that the instance can't be lost.
@@ -130,6 +188,7 @@ impl Retirable for InProcess {
 
     async fn ended(&self) {
         self.ended.cancelled().await;
+        self.tasks.wait().await;
     }
 
     fn running(&self) -> usize {
@@ -150,10 +209,13 @@ impl Callee for InProcess {
         let token = self.host.admit(call.sink);
         let (answer, answered) = oneshot::channel();
         let work = Work { token: token.number, operation: call.operation, input: call.input, answer };
-        self.desk.offer(work, self.open_max, |work| !work.answer.is_closed()).map_err(|refused| match refused {
+        let offered = self.desk.offer(work, self.open_max, |work| !work.answer.is_closed()).map_err(|refused| match refused {
             Refused::Full => CallError::Overloaded,
             Refused::Closed => CallError::Gone("this version has been retired".to_owned()),
         })?;
+        if offered {
+            self.offered.notify_one();
+        }
         let answered = match call.timeout {
             Some(limit) => time::timeout(limit, answered).await.map_err(|_| CallError::TimedOut)?,
             None => answered.await,

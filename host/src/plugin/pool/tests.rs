@@ -163,3 +163,43 @@ async fn closing_finishes_what_runs_then_shuts_down_once() {
     timeout(SOON, bench.pool.ended()).await.unwrap();
     assert_eq!(bench.shutdowns.load(Ordering::SeqCst), 1);
 }
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_call_that_does_not_come_back_holds_up_neither_answers_nor_calls() {
+    let gate = Arc::new(Barrier::new(2));
+    let entered = Arc::clone(&gate);
+    let bench = bench(2, 100, move |_, _, input| {
+        if input == b"slow" {
+            entered.wait();
+        }
+        done("")
+    });
+    for _ in 0..20 {
+        let fast = |count| futures_util::future::join_all((0..count).map(|_| call(&bench.pool, "fast")));
+        let pool = Arc::clone(&bench.pool);
+        let (before, slow, behind) = (fast(5), async move { call(&pool, "slow").await }, fast(5));
+        let slow = tokio::spawn(slow);
+        let (before, behind) = timeout(SOON, async { tokio::join!(before, behind) }).await.expect("a slow call holds up others");
+        assert!(before.iter().chain(&behind).all(Result::is_ok));
+        let gate = Arc::clone(&gate);
+        tokio::task::spawn_blocking(move || gate.wait()).await.unwrap();
+        assert!(slow.await.unwrap().is_ok());
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn calls_that_block_run_at_once() {
+    let gate = Arc::new(Barrier::new(9));
+    let entered = Arc::clone(&gate);
+    let bench = bench(8, 100, move |_, _, _| {
+        entered.wait();
+        done("")
+    });
+    for _ in 0..3 {
+        let calls = futures_util::future::join_all((0..8).map(|_| call(&bench.pool, "")));
+        let gate = Arc::clone(&gate);
+        let opened = tokio::task::spawn_blocking(move || gate.wait());
+        assert!(timeout(SOON, calls).await.expect("not all of them run").iter().all(Result::is_ok));
+        opened.await.unwrap();
+    }
+}

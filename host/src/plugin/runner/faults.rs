@@ -31,6 +31,11 @@ pub(super) fn name_thread(thread: u64) {
     THREAD.set(thread);
 }
 
+/// This thread's number; 0 where it runs no calls.
+pub(super) fn thread() -> usize {
+    usize::try_from(THREAD.get()).unwrap_or(0)
+}
+
 /// From here on the first fault is noted in `crumbs`, which live until the process ends.
 pub(super) fn install(crumbs: &'static Crumbs) {
     let Some(note) = crumbs.fault_note() else { return };

@@ -2,13 +2,15 @@
 
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::faults;
 use crate::plugin::frames::Head;
 
 /// Unwritten bytes at which threads wait for the host to read.
 const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Unwritten bytes at which it is time to write.
+const BATCH_BYTES: usize = 64 * 1024;
 
 /// The socket's writing side.
 pub(super) struct Out {
@@ -20,6 +22,8 @@ pub(super) struct Out {
 #[derive(Default)]
 struct State {
     waiting: Vec<u8>,
+    /// Empty, and kept for its room.
+    spare: Vec<u8>,
     is_writing: bool,
 }
 
@@ -28,18 +32,43 @@ impl Out {
         Self { socket, state: Mutex::default(), written: Condvar::new() }
     }
 
-    /// Writes a frame, or leaves it to the thread that is writing. A host that can't be written to is gone, and the process ends.
-    pub(super) fn send(&self, head: Head, payload: &[u8]) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, head: Head, payload: &[u8]) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
         while state.is_writing && state.waiting.len() > WAITING_BYTES_MAX {
             state = self.written.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         head.put(&mut state.waiting, payload);
-        if state.is_writing {
+        state
+    }
+
+    /// Writes a frame, or leaves it to the thread that is writing. A host that can't be written to is gone, and the process ends.
+    pub(super) fn send(&self, head: Head, payload: &[u8]) {
+        self.write(self.add(head, payload));
+    }
+
+    /// Has a frame written with the next one that is sent, or by [`Self::flush`], unless there is much to write already.
+    pub(super) fn put(&self, head: Head, payload: &[u8]) {
+        let state = self.add(head, payload);
+        if state.waiting.len() > BATCH_BYTES {
+            self.write(state);
+        }
+    }
+
+    /// Writes what was put.
+    pub(super) fn flush(&self) {
+        self.write(self.lock());
+    }
+
+    fn write<'out>(&'out self, mut state: MutexGuard<'out, State>) {
+        if state.is_writing || state.waiting.is_empty() {
             return;
         }
         state.is_writing = true;
-        let mut batch = Vec::new();
+        let mut batch = std::mem::take(&mut state.spare);
         while !state.waiting.is_empty() {
             std::mem::swap(&mut batch, &mut state.waiting);
             drop(state);
@@ -47,16 +76,19 @@ impl Out {
                 faults::end(1);
             }
             batch.clear();
-            state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            batch.shrink_to(2 * BATCH_BYTES);
+            state = self.lock();
             self.written.notify_all();
         }
+        state.spare = batch;
         state.is_writing = false;
         self.written.notify_all();
     }
 
-    /// Waits until all that was said is written.
+    /// Writes all that was said, or waits until it is written.
     pub(super) fn finish(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.flush();
+        let mut state = self.lock();
         while state.is_writing {
             state = self.written.wait(state).unwrap_or_else(PoisonError::into_inner);
         }

@@ -33,6 +33,8 @@ use crate::plugin::frames::{Frame, Head, Kind, take};
 use crate::plugin::library::host_panicked;
 use crate::plugin::{Answer, Call, CallError};
 
+/// Room for one read.
+const READ_BYTES: usize = 16 * 1024;
 /// A process whose socket is closed is waited for so long before it is killed.
 const EXIT_GRACE: Duration = Duration::from_millis(50);
 /// No process does that to itself by mistake: its user does, or the system when memory ends.
@@ -329,6 +331,7 @@ impl Runner {
                     Err(_) => return End::Garbage,
                 }
             }
+            input.reserve(READ_BYTES);
             if !matches!(socket.read_buf(&mut input).await, Ok(count) if count > 0) {
                 return End::Closed;
             }

@@ -1,6 +1,7 @@
 //! The host's end of a runner's socket: what waits to be written, and the calls that wait for their answers.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
@@ -35,6 +36,8 @@ pub(super) struct Pending {
 
 #[derive(Default)]
 struct Inbox {
+    next: Option<Event>,
+    /// Behind `next`. Most calls have one event at a time, and need no memory for more.
     events: VecDeque<Event>,
     waker: Option<Waker>,
 }
@@ -46,7 +49,10 @@ impl Pending {
 
     pub(super) fn push(&self, event: Event) {
         let mut inbox = self.lock();
-        inbox.events.push_back(event);
+        match inbox.next {
+            None => inbox.next = Some(event),
+            Some(_) => inbox.events.push_back(event),
+        }
         let waker = inbox.waker.take();
         drop(inbox);
         if let Some(waker) = waker {
@@ -58,8 +64,11 @@ impl Pending {
     pub(super) async fn next(&self) -> Event {
         std::future::poll_fn(|context| {
             let mut inbox = self.lock();
-            match inbox.events.pop_front() {
-                Some(event) => Poll::Ready(event),
+            match inbox.next.take() {
+                Some(event) => {
+                    inbox.next = inbox.events.pop_front();
+                    Poll::Ready(event)
+                }
                 None => {
                     inbox.waker = Some(context.waker().clone());
                     Poll::Pending
@@ -86,9 +95,30 @@ struct Outgoing {
     is_closed: bool,
 }
 
+/// Calls by their numbers.
+pub(super) type Numbered = HashMap<u64, Arc<Pending>, BuildHasherDefault<NumberHasher>>;
+
+/// For numbers that are counted up by ourselves: nobody chooses them.
+#[derive(Default)]
+pub(super) struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15); // The table looks at both ends of it.
+    }
+}
+
 #[derive(Default)]
 struct Calls {
-    pending: HashMap<u64, Arc<Pending>>,
+    pending: Numbered,
     is_left: bool,
 }
 
@@ -116,6 +146,9 @@ impl Link {
         let mut batch = Vec::new();
         loop {
             self.wake.notified().await;
+            if self.open() > 1 {
+                tokio::task::yield_now().await; // Others have something to say as well: all of it is one write.
+            }
             loop {
                 std::mem::swap(&mut batch, &mut self.outgoing().bytes);
                 if batch.is_empty() {
@@ -208,7 +241,7 @@ impl Link {
     }
 
     /// Nothing comes or goes any more. Answers the calls that were open; the caller ends each.
-    pub(super) fn close(&self) -> HashMap<u64, Arc<Pending>> {
+    pub(super) fn close(&self) -> Numbered {
         let mut outgoing = self.outgoing();
         outgoing.is_closed = true;
         outgoing.bytes = Vec::new();

@@ -26,7 +26,7 @@ use crate::plugin::check::end_of;
 use crate::plugin::crumbs::Crumbs;
 use crate::plugin::error::PluginError;
 use crate::plugin::frames::{Frame, Head, Kind, PROTOCOL, take};
-use crate::plugin::runner::{Hello, REFUSED_CONSTRUCTOR, RUNNER_ARGUMENT};
+use crate::plugin::runner::{Hello, REFUSED_CONSTRUCTOR, RUNNER_ARGUMENT, crew_of};
 use crate::plugin::turns;
 
 /// How long a runner may take to load the library and run its constructor.
@@ -54,7 +54,7 @@ pub(super) struct Started {
 pub(super) async fn start(options: &RunnersOptions) -> Result<Started, PluginError> {
     let files = |doing: &'static str| PluginError::files(doing, &options.library);
     let threads = options.settings.threads.max(1);
-    let (crumbs, memory) = Crumbs::create(threads).map_err(files("share memory with the runner of"))?;
+    let (crumbs, memory) = Crumbs::create(crew_of(threads)).map_err(files("share memory with the runner of"))?;
     let (ours, theirs) = StdStream::pair().map_err(files("make a socket for"))?;
     let hello = Hello {
         protocol: PROTOCOL,

@@ -1,10 +1,7 @@
 //! Who is to blame for a runner's end, and the line in the log that says so.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use super::RunnersOptions;
-use super::link::Pending;
+use super::link::Numbered;
 use super::speech::Speech;
 use crate::plugin::blame::Subject;
 use crate::plugin::crumbs::Crumbs;
@@ -18,7 +15,7 @@ pub(super) struct Verdict {
 
 /// Who is to blame. Without a noted fault it can't be told, unless the only one that ran was a suspect before. One that has ended
 /// and could not be heard of any more counts as well: it may have seen to that.
-pub(super) fn judge(crumbs: &Crumbs, open: &HashMap<u64, Arc<Pending>>) -> Verdict {
+pub(super) fn judge(crumbs: &Crumbs, open: &Numbered) -> Verdict {
     if let Some(number) = crumbs.fault().and_then(|fault| fault.call).filter(|number| open.contains_key(number)) {
         return Verdict { culprit: Some(number), suspects: Vec::new() };
     }
