@@ -54,7 +54,7 @@ impl SessionTask {
     }
 
     fn on_register(&mut self, envelope: &Envelope<'_>) {
-        let mut call = self.head.connect_call(&self.session.id, &self.node.id, self.ip.to_string());
+        let mut call = Box::new(self.head.connect_call(&self.session.id, &self.node.id, self.ip.to_string()));
         call.data = envelope.data.map(ToOwned::to_owned);
         let Ok(verified) = self.identify(&mut call, envelope.id.as_ref()) else { return };
         self.session.stop_awaiting_registration();
