@@ -11,7 +11,8 @@ use super::session::Session;
 use crate::queue::{Entry, QueueError};
 use crate::wire::ids::SessionId;
 
-const GATES: usize = 64;
+/// Many more than changes are under way at once: those of different routes seldom meet.
+const GATES: usize = 1024;
 /// How long a registration waits for others of the same routes; they take this long only when the queue can't be reached.
 const GATE_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::announce;
@@ -13,7 +12,7 @@ use super::replace::REPLACED;
 use super::session::Session;
 use crate::queue::NodeFeed;
 use crate::wire::codes::{CloseCode, ErrorCode};
-use crate::wire::delivery::{Body, Delivery, Origin};
+use crate::wire::delivery::{Address, Body, Delivery, Origin};
 use crate::wire::envelope::ClientId;
 
 /// Pause before the stream is opened again after a refusal.
@@ -35,7 +34,7 @@ pub(crate) async fn run(node: &Arc<Node>, mut feed: Box<dyn NodeFeed>, stop: &Ca
     node.hold.open(feed.lease());
     node.set_receiving(true);
     while let Some(Some(deliveries)) = stop.run_until_cancelled(feed.receive()).await {
-        metrics::counter!("plugsocket_deliveries_total").increment(deliveries.len() as u64);
+        node.counts.deliveries.increment(deliveries.len() as u64);
         for delivery in deliveries {
             pass_on(node, delivery);
         }
@@ -68,7 +67,18 @@ pub(crate) async fn open(node: &Node) -> Option<Box<dyn NodeFeed>> {
 /// Carries out one delivery. Never waits.
 pub(crate) fn pass_on(node: &Arc<Node>, delivery: Delivery) {
     let Delivery { to, except, body, origin } = delivery;
-    let sessions = node.roster.resolve(&to, except.as_deref());
+    let (one, many);
+    let sessions = match (&to[..], &except) {
+        // Every reply: nothing has to be gathered.
+        ([Address::Session(id)], None) => {
+            one = node.roster.get(id);
+            one.as_slice()
+        }
+        _ => {
+            many = node.roster.resolve(&to, except.as_deref());
+            &many[..]
+        }
+    };
     if sessions.is_empty() {
         metrics::counter!("plugsocket_deliveries_unaddressed_total").increment(1);
         return;
@@ -79,8 +89,10 @@ pub(crate) fn pass_on(node: &Arc<Node>, delivery: Delivery) {
             if is_over_limit(node, frame.len(), &action) {
                 return;
             }
-            let Ok(frame) = Utf8Bytes::try_from(frame) else { return };
-            metrics::counter!("plugsocket_frames_out_total").increment(sessions.len() as u64);
+            if std::str::from_utf8(&frame).is_err() {
+                return;
+            }
+            node.counts.frames_out.increment(sessions.len() as u64);
             for session in sessions {
                 session.send_text(frame.clone());
             }
@@ -90,7 +102,7 @@ pub(crate) fn pass_on(node: &Arc<Node>, delivery: Delivery) {
             let frame = node.settings.load().server.protocol.message(&action, id, &data);
             let is_over = is_over_limit(node, frame.len(), &action);
             for session in sessions {
-                answer(&session, origin.as_ref(), id, |session| {
+                answer(session, origin.as_ref(), id, |session| {
                     if is_over {
                         session.send_error(id, ErrorCode::Failed, "the reply is too large");
                     } else {
@@ -102,11 +114,11 @@ pub(crate) fn pass_on(node: &Arc<Node>, delivery: Delivery) {
         Body::Failure { client_id, code, message } => {
             let id = client_id.as_ref();
             for session in sessions {
-                answer(&session, origin.as_ref(), id, |session| session.send_failure(id, &code, &message));
+                answer(session, origin.as_ref(), id, |session| session.send_failure(id, &code, &message));
             }
         }
-        Body::Join(group) => regroup(node, &sessions, &group, true),
-        Body::Leave(group) => regroup(node, &sessions, &group, false),
+        Body::Join(group) => regroup(node, sessions, &group, true),
+        Body::Leave(group) => regroup(node, sessions, &group, false),
         Body::Close(reason) => {
             for session in sessions {
                 if reason == REPLACED {

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::backlog::Backlog;
+use super::framing::opcode;
 use super::handshake::{self, Unanswered};
 use super::session::Session;
 use super::socket::{Event, Socket};
@@ -90,12 +91,15 @@ async fn serve(socket: TcpStream, peer: SocketAddr, settings: LiveSettings, stop
     let now_ms = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let session = Session::new((id, peer.ip().to_canonical()), settings, (Arc::clone(&backlog), <_>::default()), now_ms());
     let frame_bytes_max = usize::try_from(now.limits.frame_in_max.as_u64()).unwrap_or(usize::MAX);
-    let mut socket = Socket::open(stream, request.rest, frame_bytes_max, backlog).await;
+    let mut socket = Socket::open(stream, request.rest, frame_bytes_max, (backlog, now_ms()));
     let ending = loop {
         let turn = stop.run_until_cancelled(poll_fn(|context| socket.poll_event(context, &session, now_ms, true))).await;
-        let message = match turn {
-            Some(Event::Text(text)) => Message::Text(text),
-            Some(Event::Binary(bytes)) => Message::Binary(bytes),
+        let (opcode, message) = match turn {
+            Some(Event::Text) => match socket.text() {
+                Ok(text) => (opcode::TEXT, Bytes::copy_from_slice(text.as_bytes())),
+                Err(ending) => break ending,
+            },
+            Some(Event::Binary) => (opcode::BINARY, Bytes::copy_from_slice(socket.bytes())),
             Some(Event::Ended(ending)) => break ending,
             None => {
                 session.outlet.close(CloseCode::Draining, "this server is going away");
@@ -105,7 +109,7 @@ async fn serve(socket: TcpStream, peer: SocketAddr, settings: LiveSettings, stop
                 }
             }
         };
-        match stop.run_until_cancelled(socket.send(message)).await {
+        match stop.run_until_cancelled(socket.send(opcode, message)).await {
             Some(Ok(())) | None => {}
             Some(Err(ending)) => break ending,
         }

@@ -166,13 +166,13 @@ struct Arrival {
 
 /// Handshake and session of one socket.
 async fn serve(arrival: Box<Arrival>, mut seat: Seat) {
-    // Both boxed: what only the handshake needs would be kept for as long as the session lives, and the session's room by those who never get one.
+    // Boxed: what only the handshake needs would be kept for as long as the session lives.
     let Some((task, socket)) = Box::pin(open(arrival, &mut seat)).await else { return };
-    Box::pin(task.run(socket)).await;
+    task.run(socket).await;
 }
 
 /// From a connection to a session; `None` when it was refused, and told so, or its client has left.
-async fn open(arrival: Box<Arrival>, seat: &mut Seat) -> Option<(SessionTask, Socket)> {
+async fn open(arrival: Box<Arrival>, seat: &mut Seat) -> Option<(Box<SessionTask>, Box<Socket>)> {
     let Arrival { socket, tls, at, node, alive, stop } = *arrival;
     let settings = node.settings.load_full();
     let deadline = at + settings.limits.handshake_timeout;
@@ -207,11 +207,11 @@ async fn open(arrival: Box<Arrival>, seat: &mut Seat) -> Option<(SessionTask, So
     }
     metrics::histogram!("plugsocket_handshake_seconds").record(at.elapsed().as_secs_f64());
     let frame_bytes_max = usize::try_from(settings.limits.frame_in_max.as_u64()).unwrap_or(usize::MAX);
-    let socket = Box::pin(Socket::open(stream, request.rest, frame_bytes_max, Arc::clone(&node.backlog))).await;
+    let socket = Socket::open(stream, request.rest, frame_bytes_max, (Arc::clone(&node.backlog), node.now_ms()));
     if admitted.registration.is_none() && !node.roster.admit(Arc::clone(&admitted.session)) {
         drain::dismiss(&admitted.session, &settings);
     }
-    Some((SessionTask::new(node, admitted, request.head, alive), socket))
+    Some((Box::new(SessionTask::new(node, admitted, request.head, alive)), Box::new(socket)))
 }
 
 /// Tells operator and client why there is no session.
@@ -258,8 +258,9 @@ mod tests {
         fn future_bytes<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
             size_of::<F>()
         }
-        assert!(future_bytes(SessionTask::run) <= 1408, "{} bytes, for every session", future_bytes(SessionTask::run));
-        assert!(future_bytes(serve) <= 1024, "{} bytes, for every connection", future_bytes(serve));
+        let session = future_bytes(SessionTask::run) + size_of::<SessionTask>() + size_of::<Socket>();
+        assert!(session <= 640, "{session} bytes, for every session");
+        assert!(future_bytes(serve) <= 256, "{} bytes, for every connection", future_bytes(serve));
         assert!(future_bytes(open) <= 2048, "{} bytes, for every one whose request does not come", future_bytes(open));
     }
 }

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::announce::Gates;
 use super::backlog::Backlog;
+use super::counts::Counts;
 use super::handler_calls::HandlerCalls;
 use super::hold::Hold;
 use super::refusals::Refusals;
@@ -48,6 +49,8 @@ pub(crate) struct Node {
     pub backlog: Arc<Backlog>,
     /// What checks clients' tokens; `None` when they need none.
     pub tokens: Option<Arc<Tokens>>,
+    /// What happens with every message.
+    pub counts: Counts,
     started: Instant,
     is_receiving: AtomicBool,
 }
@@ -72,6 +75,7 @@ impl Node {
             users: Users::default(),
             backlog: Arc::default(),
             tokens: None,
+            counts: Counts::new(),
             started: Instant::now(),
             is_receiving: AtomicBool::new(false),
         }

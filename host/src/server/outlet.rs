@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::backlog::Backlog;
 use crate::config::SlowConsumer;
@@ -44,7 +44,7 @@ pub(crate) struct Closing {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outgoing {
     /// A text frame.
-    Frame(Utf8Bytes),
+    Frame(Bytes),
     /// A protocol ping.
     Ping,
     /// The last thing: a close frame.
@@ -76,7 +76,7 @@ struct State {
 }
 
 struct Waiting {
-    frame: Utf8Bytes,
+    frame: Bytes,
     cost: usize,
 }
 
@@ -93,7 +93,7 @@ impl Outlet {
     }
 
     /// Queues a frame; dropped silently once the session is closing or has ended.
-    pub fn push(&self, frame: Utf8Bytes, limit: OutletLimit) {
+    pub fn push(&self, frame: Bytes, limit: OutletLimit) {
         let cost = (frame.len() + FRAME_OVERHEAD_BYTES).min(limit.bytes_max / 2);
         let mut state = self.lock();
         if state.ended || state.closing.is_some() {
@@ -234,7 +234,7 @@ impl Drop for Outlet {
 }
 
 impl State {
-    fn pop(&mut self) -> Option<Utf8Bytes> {
+    fn pop(&mut self) -> Option<Bytes> {
         let waiting = self.frames.pop_front()?;
         self.bytes -= waiting.cost;
         self.frames_bytes -= waiting.bytes();

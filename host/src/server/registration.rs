@@ -142,8 +142,8 @@ fn check_id(what: &str, id: &str, bytes_max: usize) -> Result<(), String> {
 
 /// A client that is to be registered, and what the session had before.
 pub(crate) struct Request {
-    /// The handler's input.
-    pub call: ConnectCall,
+    /// The handler's input. Boxed: every future that it passes through would have room for it.
+    pub call: Box<ConnectCall>,
     /// The frame's `id`.
     pub client_id: Option<ClientId>,
     /// What the client's token says.
@@ -184,10 +184,10 @@ async fn decide(node: &Node, mut decided: oneshot::Receiver<Admission>, claim: &
     decision.unwrap_or_else(|_| Admission::Busy("the server is shutting down".to_owned()))
 }
 
-async fn ask(node: &Arc<Node>, session: &Arc<Session>, call: ConnectCall) -> Admission {
+async fn ask(node: &Arc<Node>, session: &Arc<Session>, call: Box<ConnectCall>) -> Admission {
     let (answer, decided) = oneshot::channel();
     let claim = Claim::default();
-    let connect = Connect { call: Box::new(call), claim: claim.clone(), answer };
+    let connect = Connect { call, claim: claim.clone(), answer };
     node.calls.push(node, session, Work::Connect(connect));
     decide(node, decided, &claim).await
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use plugsocket_plugin::call::ConnectionInfo;
 
 use super::holders::Holders;
+use super::id_hash::{ById, IdSet, forget};
 use super::session::{Pulse, Session};
 use crate::config::Limits;
 use crate::context::LocalConnections;
@@ -22,10 +23,10 @@ pub(crate) struct Roster {
 
 #[derive(Default)]
 struct Tables {
-    sessions: HashMap<SessionId, Seat>,
+    sessions: ById<Seat>,
     connections: Holders,
-    users: HashMap<Arc<str>, HashSet<SessionId>>,
-    groups: HashMap<Arc<str>, HashSet<SessionId>>,
+    users: HashMap<Arc<str>, IdSet>,
+    groups: HashMap<Arc<str>, IdSet>,
     registered: usize,
     draining: bool,
 }
@@ -172,6 +173,11 @@ impl Roster {
         }
     }
 
+    /// The session with this id.
+    pub fn get(&self, session: &SessionId) -> Option<Arc<Session>> {
+        self.lock().sessions.get(session).map(|seat| Arc::clone(&seat.session))
+    }
+
     /// The sessions that any of the addresses means, each once, without `except`: a session id, or a public id with all sessions that
     /// have it.
     pub fn resolve(&self, to: &[Address], except: Option<&str>) -> Vec<Arc<Session>> {
@@ -271,15 +277,6 @@ impl Tables {
         }
         // The queue's view may be older than ours; what it still has is what must go.
         Some(member.entry(session, member.announced.as_ref().unwrap_or(&member.groups)))
-    }
-}
-
-/// Takes a session out of a table of sets; an empty set goes with it.
-fn forget(table: &mut HashMap<Arc<str>, HashSet<SessionId>>, key: &str, session: &SessionId) {
-    let Some(set) = table.get_mut(key) else { return };
-    set.remove(session);
-    if set.is_empty() {
-        table.remove(key);
     }
 }
 

@@ -22,13 +22,13 @@ use crate::wire::php_job::{PhpJob, UnreadableError};
 const ROOM_PAUSE: Duration = Duration::from_millis(5);
 
 impl SessionTask {
-    /// Checks one text frame and sends it on its way. What has to wait is left in `pending`.
-    pub(super) fn on_text(&mut self, text: &str) {
-        let settings = self.node.settings.load_full();
+    /// Checks one text frame, which came at `read_ms` of the node's clock, and sends it on its way. What has to wait is left in `pending`.
+    pub(super) fn on_text(&mut self, text: &str, read_ms: u64) {
+        let settings = self.node.settings.load();
         let limits = &settings.limits;
-        metrics::counter!("plugsocket_frames_in_total").increment(1);
+        self.node.counts.frames_in.increment(1);
         // A frame costs its place even when it is no good.
-        let place = self.bucket.take(limits.messages_per_second, limits.messages_burst, self.node.now_ms());
+        let place = self.bucket.take(limits.messages_per_second, limits.messages_burst, read_ms);
         let envelope = settings.server.protocol.parse(text, &envelope_limits(limits));
         if let Err(retry_after_ms) = place {
             let id = envelope.as_ref().map_or_else(|error| error.id(), |envelope| envelope.id.as_ref());
@@ -54,7 +54,7 @@ impl SessionTask {
     }
 
     fn on_register(&mut self, envelope: &Envelope<'_>) {
-        let mut call = self.head.connect_call(&self.session.id, &self.node.id, self.ip.to_string());
+        let mut call = Box::new(self.head.connect_call(&self.session.id, &self.node.id, self.ip.to_string()));
         call.data = envelope.data.map(ToOwned::to_owned);
         let Ok(verified) = self.identify(&mut call, envelope.id.as_ref()) else { return };
         self.session.stop_awaiting_registration();

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use plugsocket_plugin::call::RefusalWire;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::backlog::Backlog;
 use super::expiry::Expiry;
@@ -82,14 +81,14 @@ impl Session {
 
     /// Sends a frame in the shapes of its protocol.
     pub fn send(&self, frame: Bytes) {
-        match Utf8Bytes::try_from(frame) {
-            Ok(frame) => self.send_text(frame),
+        match std::str::from_utf8(&frame) {
+            Ok(_) => self.send_text(frame),
             Err(error) => tracing::error!(session = %self.id, %error, "a frame to a client is not UTF-8; dropped"),
         }
     }
 
-    /// Sends a frame that is shared with other sessions.
-    pub fn send_text(&self, frame: Utf8Bytes) {
+    /// Sends a frame that is UTF-8, and may be shared with other sessions.
+    pub fn send_text(&self, frame: Bytes) {
         let limit = outlet_limit(&self.settings.load().limits);
         self.outlet.push(frame, limit);
     }

@@ -1,39 +1,29 @@
 //! One WebSocket: reading, writing and ending it. Frames are fed as they come and flushed once, when there is nothing left to read.
 
 use std::borrow::Cow;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::{Sink, SinkExt, Stream};
-use tokio::io::AsyncWriteExt;
+use bytes::Bytes;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
-use tokio_tungstenite::tungstenite::protocol::frame::{Frame, coding};
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
 
 use super::backlog::Backlog;
-use super::frame_count::FrameCount;
+use super::framing::{Fault, close_answer, opcode};
 use super::handshake;
+use super::intake::{Intake, Received};
 use super::outflow::Outflow;
 use super::outlet::{Closing, Outgoing, Outlet};
 use super::rate::Bucket;
 use super::session::Session;
-use super::stream::Stream as Wire;
+use super::stream::Stream;
 use crate::wire::codes::CloseCode;
 
-/// tungstenite's own default is 128 KiB for each of the two, per connection.
-const READ_BUFFER_BYTES: usize = 4096;
-/// Each frame goes on at once: what collects them is below, and keeps no memory once they have left.
-const WRITE_BUFFER_BYTES: usize = 0;
-/// Pongs for a client that does not read go no further than this; a frame of ours fits beside them.
-const WRITE_BUFFER_BYTES_MAX: usize = 64 * 1024;
-/// Longer messages leave in fragments of this length: tungstenite's write buffer never shrinks, so one long frame would be kept in memory for
-/// the rest of the connection's life.
-const FRAGMENT_BYTES: usize = 4 * 1024;
+/// So many frames that are no messages are read before others have their turn.
+const UNINTERRUPTED_MAX: u32 = 1024;
 /// How long a client may take for what was sent before an end that was asked for.
 const REST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the closing handshake may take.
@@ -69,65 +59,72 @@ impl From<Closing> for Ending {
     }
 }
 
-impl From<Error> for Ending {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Capacity(CapacityError::MessageTooLong { max_size, .. }) => {
-                Self::fault(CloseCode::TooLarge, format!("messages may have at most {max_size} bytes"))
-            }
-            // Only pongs can fill the buffer: frames of ours wait until the socket takes them.
-            Error::WriteBufferFull(_) => Self::fault(CloseCode::SlowConsumer, "you do not read fast enough"),
-            Error::Utf8(_) => Self::fault(CloseCode::InvalidText, "text must be UTF-8"),
-            // The connection broke off; there is nobody to tell.
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_) => Self::CLIENT,
-            Error::ConnectionClosed | Error::AlreadyClosed => Self::CLIENT,
-            Error::Protocol(error) => Self::fault(CloseCode::Protocol, error.to_string()),
-            other => Self::fault(CloseCode::Protocol, other.to_string()),
-        }
+impl From<io::Error> for Ending {
+    /// The connection broke off; there is nobody to tell.
+    fn from(_: io::Error) -> Self {
+        Self::CLIENT
     }
 }
 
 /// What came of a turn.
 pub(crate) enum Event {
-    /// A text message.
-    Text(Utf8Bytes),
-    /// A binary message.
-    Binary(Bytes),
+    /// A text message: [`Socket::text`].
+    Text,
+    /// A binary message: [`Socket::bytes`].
+    Binary,
     /// It is over.
     Ended(Ending),
 }
 
 /// The socket, owned by its session's task.
 pub(crate) struct Socket {
-    stream: WebSocketStream<FrameCount<Outflow<Wire>>>,
+    stream: Stream,
+    intake: Intake,
+    outflow: Outflow,
     frames: Bucket,
-    /// What is still to be sent of a long message.
-    unsent: Bytes,
-    is_unflushed: bool,
+    message_bytes_max: usize,
+    /// When something was last read.
+    read_ms: u64,
     /// What the client had taken when it last took nothing.
     written: u64,
-}
-
-/// tungstenite's settings for messages of at most `frame_bytes_max`.
-pub(super) fn config(frame_bytes_max: usize) -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
-        .max_message_size(Some(frame_bytes_max))
-        .max_frame_size(Some(frame_bytes_max))
+    backlog: Arc<Backlog>,
 }
 
 impl Socket {
-    /// Takes an upgraded socket over. `rest` is what was read behind the request head.
-    pub async fn open(socket: Wire, rest: Vec<u8>, frame_bytes_max: usize, backlog: Arc<Backlog>) -> Self {
-        let counted = FrameCount::new(Outflow::new(socket, backlog), &rest);
-        let stream = WebSocketStream::from_partially_read(counted, rest, Role::Server, Some(config(frame_bytes_max))).await;
-        // Filled up to the burst by the first frames.
-        Self { stream, frames: Bucket::new(u32::MAX, 0), unsent: Bytes::new(), is_unflushed: false, written: 0 }
+    /// Takes an upgraded socket over. `rest` is what was read behind the request head, at `now_ms` of the clock of [`Self::poll_event`].
+    pub fn open(stream: Stream, rest: Vec<u8>, message_bytes_max: usize, (backlog, now_ms): (Arc<Backlog>, u64)) -> Self {
+        Self {
+            stream,
+            intake: Intake::new(rest, message_bytes_max),
+            outflow: Outflow::new(Arc::clone(&backlog)),
+            // Filled up to the burst by the first frames.
+            frames: Bucket::new(u32::MAX, 0),
+            message_bytes_max,
+            read_ms: now_ms,
+            written: 0,
+            backlog,
+        }
     }
 
-    /// Writes what waits in the session's outlet and, when `is_reading`, answers the next text frame. Resumes when a frame comes, the outlet has
+    /// The message of [`Event::Text`], until the next call of [`Self::poll_event`].
+    ///
+    /// # Errors
+    /// It is not UTF-8; that is how the session ends.
+    pub fn text(&self) -> Result<&str, Ending> {
+        std::str::from_utf8(self.intake.payload()).map_err(|_| self.ending(Fault::NotUtf8))
+    }
+
+    /// The message of the last event, until the next call of [`Self::poll_event`].
+    pub fn bytes(&self) -> &[u8] {
+        self.intake.payload()
+    }
+
+    /// When it came.
+    pub fn read_ms(&self) -> u64 {
+        self.read_ms
+    }
+
+    /// Writes what waits in the session's outlet and, when `is_reading`, answers the next message. Resumes when a frame comes, the outlet has
     /// something, or the socket takes more.
     pub fn poll_event(&mut self, context: &mut Context<'_>, session: &Session, now_ms: impl Fn() -> u64, is_reading: bool) -> Poll<Event> {
         session.outlet.register(context.waker());
@@ -141,12 +138,10 @@ impl Socket {
         if is_reading && let Poll::Ready(event) = self.poll_read(context, session, &now_ms) {
             return Poll::Ready(event);
         }
-        if self.is_unflushed && fed.is_ready() {
-            match Pin::new(&mut self.stream).poll_flush(context) {
-                Poll::Ready(Ok(())) => {
-                    self.is_unflushed = false;
-                    session.flows();
-                }
+        self.intake.settle();
+        if fed.is_ready() && !self.outflow.is_flushed() {
+            match self.outflow.poll_flush(context, &mut self.stream) {
+                Poll::Ready(Ok(())) => session.flows(),
                 Poll::Ready(Err(error)) => return Poll::Ready(Event::Ended(error.into())),
                 Poll::Pending => self.note_stall(session, now_ms()),
             }
@@ -155,75 +150,108 @@ impl Socket {
     }
 
     fn note_stall(&mut self, session: &Session, now_ms: u64) {
-        let before = std::mem::replace(&mut self.written, self.stream.get_ref().get_ref().written());
+        let before = std::mem::replace(&mut self.written, self.outflow.written());
         session.stalled(now_ms, before != self.written);
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>, session: &Session, now_ms: &impl Fn() -> u64) -> Poll<Event> {
+        let mut uninterrupted = 0;
         loop {
-            let read = Pin::new(&mut self.stream).poll_next(context);
-            let (frames, now_ms) = (self.stream.get_mut().take_frames(), now_ms());
-            if frames.is_some() {
-                // A long message takes its time; who is in the middle of one is not silent.
-                session.heard(now_ms);
-            }
-            if let Some(frames) = frames.filter(|frames| *frames > 0) {
+            let received = match self.intake.next() {
+                Ok(received) => received,
+                Err(fault) => return Poll::Ready(Event::Ended(self.ending(fault))),
+            };
+            let frames = self.intake.take_frames();
+            if frames > 0 {
                 let (per_second, burst) = session.frame_rate();
-                if self.frames.take_many(frames, per_second, burst, now_ms).is_err() {
+                if self.frames.take_many(frames, per_second, burst, self.read_ms).is_err() {
                     let text = "you send more frames than this server allows (limits.frames_per_message)";
                     return Poll::Ready(Event::Ended(Ending::fault(CloseCode::Policy, text)));
                 }
             }
-            let message = ready!(read);
-            return Poll::Ready(match message {
-                Some(Ok(Message::Text(text))) => Event::Text(text),
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
-                Some(Ok(Message::Binary(bytes))) => Event::Binary(bytes),
-                Some(Ok(Message::Close(_))) | None => Event::Ended(Ending::CLIENT),
-                Some(Err(error)) => Event::Ended(error.into()),
-            });
+            match received {
+                Some(Received::Text) => return Poll::Ready(Event::Text),
+                Some(Received::Binary) => return Poll::Ready(Event::Binary),
+                Some(Received::Fragment | Received::Pong) => {}
+                Some(Received::Ping) => {
+                    if let Poll::Ready(Err(error)) = self.outflow.poll_room(context, &mut self.stream) {
+                        return Poll::Ready(Event::Ended(error.into()));
+                    }
+                    self.outflow.put_pong(self.intake.payload());
+                }
+                Some(Received::Close) => return Poll::Ready(Event::Ended(self.answer_close())),
+                None => {
+                    let bytes = match ready!(self.intake.poll_fill(context, &mut self.stream)) {
+                        Ok(bytes) if bytes > 0 => bytes,
+                        Ok(_) | Err(_) => return Poll::Ready(Event::Ended(Ending::CLIENT)),
+                    };
+                    self.backlog.bytes_in.fetch_add(bytes as u64, Relaxed);
+                    // A long message takes its time; who is in the middle of one is not silent.
+                    self.read_ms = now_ms();
+                    session.heard(self.read_ms);
+                    continue;
+                }
+            }
+            uninterrupted += 1;
+            if uninterrupted >= UNINTERRUPTED_MAX {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn answer_close(&mut self) -> Ending {
+        match close_answer(self.intake.payload()) {
+            Ok(answer) => {
+                self.outflow.put(opcode::CLOSE, Bytes::copy_from_slice(answer));
+                Ending::CLIENT
+            }
+            Err(fault) => self.ending(fault),
+        }
+    }
+
+    fn ending(&self, fault: Fault) -> Ending {
+        match fault {
+            Fault::Protocol(text) => Ending::fault(CloseCode::Protocol, text),
+            Fault::NotUtf8 => Ending::fault(CloseCode::InvalidText, "text must be UTF-8"),
+            Fault::TooLong => Ending::fault(CloseCode::TooLarge, format!("messages may have at most {} bytes", self.message_bytes_max)),
         }
     }
 
     /// Moves frames from the outlet into the socket's own small buffer; pending while the socket takes nothing. The error is how the session ends.
     fn poll_feed(&mut self, context: &mut Context<'_>, session: &Session) -> Poll<Result<(), Ending>> {
-        let mut stream = Pin::new(&mut self.stream);
         loop {
-            match stream.as_mut().poll_ready(context) {
+            match self.outflow.poll_room(context, &mut self.stream) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 // The session does not wait for the frames before an end that was asked for; `close` still writes them.
                 Poll::Pending => return session.outlet.closing().map_or(Poll::Pending, |closing| Poll::Ready(Err(closing.into()))),
             }
-            let message = match next(&mut self.unsent, &session.outlet) {
-                Ok(Some(message)) => message,
-                Ok(None) => return Poll::Ready(Ok(())),
-                Err(closing) => return Poll::Ready(Err(closing.into())),
-            };
-            self.is_unflushed = true;
-            if let Err(error) = stream.as_mut().start_send(message) {
-                return Poll::Ready(Err(error.into()));
+            match session.outlet.take() {
+                None => return Poll::Ready(Ok(())),
+                Some(Outgoing::Frame(text)) => self.outflow.put(opcode::TEXT, text),
+                Some(Outgoing::Ping) => self.outflow.put(opcode::PING, Bytes::new()),
+                Some(Outgoing::Close(closing)) => return Poll::Ready(Err(closing.into())),
             }
         }
     }
 
-    /// Sends a whole message past the outlet, a long one in fragments, and waits until the socket has taken it. Not for sessions, whose frames
-    /// go through their outlet.
+    /// Sends a whole message past the outlet, and waits until the socket has taken it. Not for sessions, whose frames go through their outlet.
     ///
     /// # Errors
     /// How the session ends.
-    pub async fn send(&mut self, message: Message) -> Result<(), Ending> {
-        let kind = if message.is_text() { coding::Data::Text } else { coding::Data::Binary };
-        if message.len() > FRAGMENT_BYTES {
-            self.unsent = message.into_data();
-            self.stream.feed(fragment(&mut self.unsent, kind)).await?;
-            while !self.unsent.is_empty() {
-                self.stream.feed(fragment(&mut self.unsent, coding::Data::Continue)).await?;
-            }
-        } else {
-            self.stream.feed(message).await?;
-        }
-        Ok(self.stream.flush().await?)
+    pub async fn send(&mut self, opcode: u8, payload: Bytes) -> Result<(), Ending> {
+        self.room().await?;
+        self.outflow.put(opcode, payload);
+        Ok(self.flush().await?)
+    }
+
+    async fn room(&mut self) -> io::Result<()> {
+        poll_fn(|context| self.outflow.poll_room(context, &mut self.stream)).await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        poll_fn(|context| self.outflow.poll_flush(context, &mut self.stream)).await
     }
 
     /// Writes the `rest` that waits, sends the close frame, when one is due, and ends the connection, within a bounded time. Who takes too
@@ -235,63 +263,39 @@ impl Socket {
         }
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         let told = if is_cut { None } else { timeout_at(deadline, self.tell(ending)).await.ok() };
-        let wire = self.stream.get_mut().get_mut().stream();
         match told {
             Some(Ok(())) => {
-                let _ = timeout_at(deadline, handshake::linger(wire)).await;
+                let _ = timeout_at(deadline, handshake::linger(&mut self.stream)).await;
             }
             Some(Err(_)) => {}
             None => {
-                let tcp = match wire {
-                    Wire::Plain(stream) => &*stream,
-                    Wire::Tls(stream) => stream.get_ref().0,
+                let tcp = match &self.stream {
+                    Stream::Plain(stream) => stream,
+                    Stream::Tls(stream) => stream.get_ref().0,
                 };
                 let _ = tcp.set_zero_linger(); // Fails only on a connection that is gone.
             }
         }
     }
 
-    async fn send_rest(&mut self, outlet: &Outlet) -> Result<(), Error> {
-        while let Ok(Some(message)) = next(&mut self.unsent, outlet) {
-            self.stream.feed(message).await?;
+    async fn send_rest(&mut self, outlet: &Outlet) -> io::Result<()> {
+        self.room().await?;
+        while let Some(Outgoing::Frame(text)) = outlet.take() {
+            self.outflow.put(opcode::TEXT, text);
+            self.room().await?;
         }
         Ok(())
     }
 
-    async fn tell(&mut self, ending: Ending) -> Result<(), Error> {
+    async fn tell(&mut self, ending: Ending) -> io::Result<()> {
         if let Some(text) = ending.text {
-            let code = coding::CloseCode::from(ending.code.number());
-            let frame = CloseFrame { code, reason: within(&text, CLOSE_TEXT_BYTES_MAX).into() };
-            self.stream.send(Message::Close(Some(frame))).await?;
-        } else {
-            self.stream.flush().await?;
+            self.outflow.cut_short();
+            self.room().await?;
+            let code = ending.code.number().to_be_bytes();
+            self.outflow.put(opcode::CLOSE, [&code, within(&text, CLOSE_TEXT_BYTES_MAX).as_bytes()].concat().into());
         }
-        // After both close frames tungstenite ends without flushing what is below it.
-        self.stream.get_mut().flush().await.map_err(Error::Io)
+        self.flush().await
     }
-}
-
-/// What is to be written next: the rest of a long message comes before anything else. The error is how the session ends.
-fn next(unsent: &mut Bytes, outlet: &Outlet) -> Result<Option<Message>, Closing> {
-    if !unsent.is_empty() {
-        return Ok(Some(fragment(unsent, coding::Data::Continue)));
-    }
-    match outlet.take() {
-        None => Ok(None),
-        Some(Outgoing::Frame(text)) if text.len() > FRAGMENT_BYTES => {
-            *unsent = text.into();
-            Ok(Some(fragment(unsent, coding::Data::Text)))
-        }
-        Some(Outgoing::Frame(text)) => Ok(Some(Message::Text(text))),
-        Some(Outgoing::Ping) => Ok(Some(Message::Ping(Bytes::new()))),
-        Some(Outgoing::Close(closing)) => Err(closing),
-    }
-}
-
-/// Takes the next fragment off a long message.
-fn fragment(unsent: &mut Bytes, kind: coding::Data) -> Message {
-    let payload = unsent.split_to(unsent.len().min(FRAGMENT_BYTES));
-    Message::Frame(Frame::message(payload, coding::OpCode::Data(kind), unsent.is_empty()))
 }
 
 fn within(text: &str, bytes_max: usize) -> &str {

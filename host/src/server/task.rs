@@ -55,13 +55,16 @@ impl SessionTask {
 
     /// Serves the socket until either side ends it. `disconnect` is queued on every way out; it does not wait for it.
     ///
-    /// Dropping the future queues `disconnect` with reason `lost`.
-    pub async fn run(mut self, mut socket: Socket) {
+    /// Dropping the future queues `disconnect` with reason `lost`. Both are boxed: a future has room for its arguments twice.
+    pub async fn run(mut self: Box<Self>, mut socket: Box<Socket>) {
         self.session.set_waiting(self.pending.is_some());
         let ending = loop {
             match poll_fn(|context| self.poll_turn(context, &mut socket)).await {
-                Turn::Text(text) => {
-                    self.on_text(&text);
+                Turn::Text => {
+                    match socket.text() {
+                        Ok(text) => self.on_text(text, socket.read_ms()),
+                        Err(ending) => break ending,
+                    }
                     if self.pending.is_some() {
                         self.session.pause();
                         self.session.set_waiting(true);
@@ -75,7 +78,7 @@ impl SessionTask {
         Box::pin(self.end(socket, ending)).await;
     }
 
-    async fn end(mut self, socket: Socket, ending: Ending) {
+    async fn end(mut self: Box<Self>, socket: Box<Socket>, ending: Ending) {
         let has_rest = self.session.outlet.stop();
         // Closing has time limits of its own.
         self.session.flows();
@@ -100,8 +103,8 @@ impl SessionTask {
         let budget = ready!(coop::poll_proceed(context));
         let node = &self.node;
         let turn = socket.poll_event(context, &self.session, || node.now_ms(), self.pending.is_none()).map(|event| match event {
-            Event::Text(text) => Turn::Text(text),
-            Event::Binary(_) => Turn::Ended(Ending::BINARY),
+            Event::Text => Turn::Text,
+            Event::Binary => Turn::Ended(Ending::BINARY),
             Event::Ended(ending) => Turn::Ended(ending),
         });
         if turn.is_ready() {
@@ -156,7 +159,7 @@ impl Drop for SessionTask {
 }
 
 enum Turn {
-    Text(tokio_tungstenite::tungstenite::Utf8Bytes),
+    Text,
     Resolved(Resolved),
     Ended(Ending),
 }

@@ -54,7 +54,7 @@ pub(crate) async fn admit(
     if !is_asked && node.tokens.is_none() {
         return Ok(Admitted { session, verified: None, registration: None });
     }
-    let mut call = request.head.connect_call(&session.id, &node.id, ip.to_string());
+    let mut call = Box::new(request.head.connect_call(&session.id, &node.id, ip.to_string()));
     let (verified, subprotocol) = identify::at_upgrade(node, &mut call).map_err(TokenFault::rejection)?;
     if request.subprotocol.is_none() {
         request.subprotocol = subprotocol;
@@ -89,7 +89,7 @@ impl Admitted {
 async fn connect(
     node: &Arc<Node>,
     session: &Arc<Session>,
-    (call, verified): (ConnectCall, Option<Arc<Verified>>),
+    (call, verified): (Box<ConnectCall>, Option<Arc<Verified>>),
 ) -> Result<Registration, Rejection> {
     session.stop_awaiting_registration();
     session.pause();

@@ -16,11 +16,11 @@ fn outlet() -> Outlet {
 }
 
 fn push(outlet: &Outlet, text: &'static str, policy: SlowConsumer) {
-    outlet.push(Utf8Bytes::from_static(text), limit(policy));
+    outlet.push(Bytes::from_static(text.as_bytes()), limit(policy));
 }
 
 fn frame(text: &'static str) -> Option<Outgoing> {
-    Some(Outgoing::Frame(Utf8Bytes::from_static(text)))
+    Some(Outgoing::Frame(Bytes::from_static(text.as_bytes())))
 }
 
 #[test]
@@ -69,14 +69,14 @@ fn when_all_have_too_much_waiting_who_has_most_of_it_pays() {
     let backlog = Arc::<Backlog>::default();
     let limit = OutletLimit { bytes_max: 10_000, total_bytes_max: 1000, policy: SlowConsumer::Close };
     let (greedy, modest, new) = (Outlet::new(Arc::clone(&backlog)), Outlet::new(Arc::clone(&backlog)), Outlet::new(Arc::clone(&backlog)));
-    let long = || Utf8Bytes::from("x".repeat(500 - FRAME_OVERHEAD_BYTES));
+    let long = || Bytes::from("x".repeat(500 - FRAME_OVERHEAD_BYTES));
     greedy.push(long(), limit);
-    modest.push(Utf8Bytes::from_static("1"), limit);
-    modest.push(Utf8Bytes::from_static("2"), limit);
+    modest.push(Bytes::from_static(b"1"), limit);
+    modest.push(Bytes::from_static(b"2"), limit);
     new.push(long(), limit);
     assert_eq!(backlog.waiting().holders, 3);
     assert!(greedy.closing().is_none() && modest.closing().is_none() && new.closing().is_none(), "one frame is always taken");
-    greedy.push(Utf8Bytes::from_static("one more"), limit);
+    greedy.push(Bytes::from_static(b"one more"), limit);
     assert_eq!(greedy.closing().map(|closing| closing.code), Some(CloseCode::SlowConsumer));
     assert_eq!(backlog.waiting().bytes, 500 + 2 * (FRAME_OVERHEAD_BYTES as u64 + 1), "what it held is free");
     drop((greedy, modest, new));
