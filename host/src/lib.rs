@@ -11,3 +11,7 @@ pub mod server;
 pub mod tool;
 pub mod wire;
 pub mod worker;
+
+/// Chosen by measurement: a tenth less CPU for each message than the system's, and less memory for idle connections. A runner's plugin has its own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -134,6 +134,8 @@ async fn first_frame(socket: &mut UnixStream, input: &mut BytesMut, options: &Ru
 
 async fn spawn(options: &RunnersOptions, socket: StdStream) -> Result<Child, PluginError> {
     let mut command = options.launcher.command(RUNNER_ARGUMENT);
+    // Or our allocator would take a gigabyte in advance, which counts as the plugin's.
+    command.env("MIMALLOC_ARENA_EAGER_COMMIT", "0");
     command.arg(options.plugin.as_ref()).arg(std::process::id().to_string());
     // The socket as standard input: nothing else has to be inherited, and no descriptor can slip through to another child.
     command.stdin(Stdio::from(OwnedFd::from(socket))).stdout(Stdio::piped()).stderr(Stdio::piped());

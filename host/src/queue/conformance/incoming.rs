@@ -136,7 +136,7 @@ async fn a_crashed_workers_jobs_come_again_in_order(backend: Backend) {
     assert!(again.iter().all(|taken| !taken.suspect), "any worker may be killed once");
     let kept = again.into_iter().map(|taken| taken.receipt).collect::<Vec<_>>();
     for receipt in &kept[..5] {
-        heir.settle(receipt, Verdict::Done).await.unwrap();
+        heir.settle(*receipt, Verdict::Done).await.unwrap();
     }
     backend.queue.outbox.flush().await.unwrap();
     drop(heir);
