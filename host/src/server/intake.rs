@@ -295,6 +295,14 @@ mod tests {
         assert_eq!(read(&[0x82, 0xff, 255, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4], 100, &mut intake), Err(Fault::TooLong));
     }
 
+    #[test]
+    fn text_in_pieces_is_judged_as_it_comes_and_ends_with_a_whole_character() {
+        let mut intake = Intake::new(Vec::new(), 100);
+        assert_eq!(read(&[frame(0x01, b"a\xc3"), frame(0x00, b"b")].concat(), 100, &mut intake), Err(Fault::NotUtf8));
+        let mut intake = Intake::new(Vec::new(), 100);
+        assert_eq!(read(&[frame(0x01, b"a"), frame(0x80, b"\xc3")].concat(), 100, &mut intake), Err(Fault::NotUtf8));
+    }
+
     proptest! {
         /// Whatever comes is frames or a fault, and is never waited for in vain.
         #[test]
