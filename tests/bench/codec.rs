@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use bytes::Bytes;
-use plugsocket::wire::delivery::{Address, Body, Delivery, Origin};
+use plugsocket::wire::delivery::{Address, Body, Delivery, MessageName, Origin};
 use plugsocket::wire::envelope::{Envelope, EnvelopeLimits};
 use plugsocket::wire::frame;
 use plugsocket::wire::ids::{NodeId, SessionId};
@@ -42,7 +42,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         to: vec![Address::Session(session.clone())],
         except: None,
         body: Body::Reply { action: "echo".to_owned(), client_id: envelope.id.clone(), data: data.clone() },
-        origin: Some(Origin { message_id: format!("{session}-1"), index: 0 }),
+        origin: Some(Origin { message: MessageName::Id(format!("{session}-1")), index: 0 }),
     };
     let mut packed_reply = DELIVERIES_HEAD.to_vec();
     put_delivery(&mut packed_reply, &reply);

@@ -15,7 +15,7 @@ use super::ContextOptions;
 use crate::config::Settings;
 use crate::plugin::{Answer, HostSink};
 use crate::queue::QueueError;
-use crate::wire::delivery::{Address, Body, Delivery, Origin};
+use crate::wire::delivery::{Address, Body, Delivery, MessageName, Origin};
 use crate::wire::ids::SessionId;
 use crate::wire::job::Job;
 use crate::wire::json::{Json, nests_deeper_than};
@@ -101,17 +101,10 @@ impl From<QueueError> for Refused {
 type Outcome = Result<Bytes, Refused>;
 
 impl ContextSink {
-    /// For one call, with the default limits for names and no known sender.
+    /// For one call, with no known sender.
     #[must_use]
-    pub fn new(options: ContextOptions) -> Self {
-        Self { options, names: NameLimits::default(), sender: None, outputs: AtomicU32::new(0) }
-    }
-
-    /// With the limits of the config.
-    #[must_use]
-    pub fn with_names(mut self, names: NameLimits) -> Self {
-        self.names = names;
-        self
+    pub fn new(options: ContextOptions, names: NameLimits) -> Self {
+        Self { options, names, sender: None, outputs: AtomicU32::new(0) }
     }
 
     /// With the sender known; otherwise `later` asks the queue who the session is.
@@ -135,7 +128,7 @@ impl ContextSink {
     pub fn next_origin(&self) -> Option<Origin> {
         let index = self.next_index();
         let message_id = &self.options.message_id;
-        (!message_id.is_empty()).then(|| Origin { message_id: message_id.clone(), index })
+        (!message_id.is_empty()).then(|| Origin { message: MessageName::Id(message_id.clone()), index })
     }
 
     async fn run(&self, operation: HostOperation, input: &[u8]) -> Outcome {

@@ -12,7 +12,7 @@ use super::replace::REPLACED;
 use super::session::Session;
 use crate::queue::NodeFeed;
 use crate::wire::codes::{CloseCode, ErrorCode};
-use crate::wire::delivery::{Address, Body, Delivery, Origin};
+use crate::wire::delivery::{Address, Body, Delivery, MessageName, Origin};
 use crate::wire::envelope::ClientId;
 
 /// Pause before the stream is opened again after a refusal.
@@ -142,7 +142,11 @@ fn regroup(node: &Arc<Node>, sessions: &[Arc<Session>], group: &str, joins: bool
 
 /// Sends an answer when it is the first one to its message; answers to messages that a plugin scheduled, and those without an origin, always are.
 fn answer(session: &Session, origin: Option<&Origin>, id: Option<&ClientId>, send: impl FnOnce(&Session)) {
-    match origin.and_then(|origin| session.sequence_of(&origin.message_id)) {
+    let sequence = origin.and_then(|origin| match &origin.message {
+        MessageName::Own(sequence) => Some(*sequence),
+        MessageName::Id(id) => session.sequence_of(id),
+    });
+    match sequence {
         None => send(session),
         Some(sequence) if session.answer(sequence, id.is_some(), send) => {}
         Some(_) => metrics::counter!("plugsocket_replies_repeated_total").increment(1),

@@ -26,7 +26,7 @@ pub(crate) fn open(
         local: Some(local),
         frame_bytes_max,
     };
-    let sink = ContextSink::new(options).with_names((&**settings).into());
+    let sink = ContextSink::new(options, (&**settings).into());
     Arc::new(match sender {
         Some(sender) => sink.with_sender(sender),
         None => sink,

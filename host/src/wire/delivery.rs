@@ -59,12 +59,27 @@ pub enum Body {
 }
 
 /// Which call made a delivery: the owning session drops a reply that it has already passed on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     /// The message the call was for.
-    pub message_id: String,
+    pub message: MessageName,
     /// The call's outputs are counted from 0.
     pub index: u32,
+}
+
+/// Names a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MessageName {
+    /// By its sequence, where the delivery is for the session that sent it, as replies are.
+    Own(u64),
+    /// By its id.
+    Id(String),
+}
+
+#[derive(Serialize, Deserialize)]
+struct OriginHeader {
+    message_id: String,
+    index: u32,
 }
 
 /// A delivery.
@@ -128,7 +143,7 @@ struct Header {
     except: Option<String>,
     kind: Kind,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    origin: Option<Origin>,
+    origin: Option<OriginHeader>,
 }
 
 impl Delivery {
@@ -159,8 +174,18 @@ impl Delivery {
             Address::Group(id) => AddressHeader::Group(id.clone()),
             Address::All => AddressHeader::All,
         });
-        let header = Header { to: to.collect(), except: self.except.clone(), kind, origin: self.origin.clone() };
+        let header = Header { to: to.collect(), except: self.except.clone(), kind, origin: self.origin_header() };
         (serde_json::to_vec(&header).unwrap_or_default().into(), data)
+    }
+
+    fn origin_header(&self) -> Option<OriginHeader> {
+        let Origin { message, index } = self.origin.as_ref()?;
+        let message_id = match (message, self.to.first()) {
+            (MessageName::Id(id), _) => id.clone(),
+            (MessageName::Own(sequence), Some(Address::Session(session))) => format!("{session}-{sequence}"),
+            (MessageName::Own(_), _) => return None,
+        };
+        Some(OriginHeader { message_id, index: *index })
     }
 
     /// Reads [`Self::to_fields`] back.
@@ -191,7 +216,8 @@ impl Delivery {
                 AddressHeader::All => Address::All,
             })
         });
-        Ok(Self { to: to.collect::<Result<_, DeliveryError>>()?, except: header.except, body, origin: header.origin })
+        let origin = header.origin.map(|OriginHeader { message_id, index }| Origin { message: MessageName::Id(message_id), index });
+        Ok(Self { to: to.collect::<Result<_, DeliveryError>>()?, except: header.except, body, origin })
     }
 }
 
@@ -217,7 +243,7 @@ mod tests {
                 to: vec![Address::Session(session.clone()), Address::User("7".to_owned()), Address::All],
                 except: Some("c".to_owned()),
                 body,
-                origin: Some(Origin { message_id: "m".to_owned(), index: 2 }),
+                origin: Some(Origin { message: MessageName::Id("m".to_owned()), index: 2 }),
             };
             let (header, data) = delivery.to_fields();
             assert_eq!(Delivery::from_fields(&header, data).unwrap(), delivery);

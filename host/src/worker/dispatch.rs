@@ -313,6 +313,6 @@ impl Dispatcher {
             frame_bytes_max: route.frame_bytes_max,
         };
         let sender = Sender { connection_id: Arc::clone(&job.connection_id), user_id: job.user_id.clone(), ip: job.ip.clone() };
-        ContextSink::new(options).with_names(route.names).with_sender(sender)
+        ContextSink::new(options, route.names).with_sender(sender)
     }
 }

@@ -6,7 +6,7 @@ use tokio::time;
 
 use crate::context::ContextSink;
 use crate::queue::{Outbox, QueueError};
-use crate::wire::delivery::{Address, Body, Delivery, Origin};
+use crate::wire::delivery::{Address, Body, Delivery, MessageName, Origin};
 use crate::wire::job::Job;
 use crate::wire::json::Json;
 
@@ -33,7 +33,8 @@ pub(super) async fn failure(outbox: &dyn Outbox, job: &Job, code: &str, message:
 }
 
 async fn send(outbox: &dyn Outbox, job: &Job, body: Body, index: u32) {
-    let origin = Some(Origin { message_id: job.message_id(), index });
+    let message = job.scheduled_id.clone().map_or(MessageName::Own(job.sequence), MessageName::Id);
+    let origin = Some(Origin { message, index });
     let delivery = Delivery { to: vec![Address::Session(job.session.clone())], except: None, body, origin };
     if outbox.try_send(&delivery) {
         return;

@@ -7,7 +7,7 @@ use tokio::time;
 use super::backend::{Backend, entry, job, patiently, session, take};
 use super::on_both;
 use crate::queue::{Entry, NodeFeed, Verdict};
-use crate::wire::delivery::{Address, Body, Delivery, Origin};
+use crate::wire::delivery::{Address, Body, Delivery, MessageName, Origin};
 use crate::wire::ids::{NodeId, SessionId};
 use crate::wire::json::Json;
 
@@ -45,7 +45,7 @@ async fn two(backend: &Backend) -> Two {
 
 fn message(to: Vec<Address>, action: &str) -> Delivery {
     let body = Body::Message { action: action.to_owned(), data: Json::encode(action).unwrap() };
-    Delivery { to, except: Some("x".to_owned()), body, origin: Some(Origin { message_id: "m".to_owned(), index: 1 }) }
+    Delivery { to, except: Some("x".to_owned()), body, origin: Some(Origin { message: MessageName::Id("m".to_owned()), index: 1 }) }
 }
 
 fn name(delivery: &Delivery) -> String {

@@ -11,6 +11,7 @@ use super::outgoing::until;
 use crate::queue::{Consumer, Health, Queue, QueueError, Stored, Verdict, redis as redis_queue};
 use crate::wire::delivery::{Address, Body, Delivery};
 use crate::wire::ids::NodeId;
+use crate::wire::job::JOB_FIELDS;
 use crate::wire::json::Json;
 
 pub(super) async fn healthy(queue: &Queue, up: bool) -> Health {
@@ -44,6 +45,33 @@ fn a_bad_url_or_app_is_refused() {
         let opened = redis_queue::open(url, bad, CancellationToken::new(), &TaskTracker::new());
         assert!(matches!(opened, Err(QueueError::Invalid(_))), "{url} {app}");
     }
+}
+
+#[test]
+fn an_older_releases_queue_is_read_and_marked_and_a_newer_ones_is_refused() {
+    run(|backend| async move {
+        let key = format!("ps:{{{}}}:cfg", backend.options.app);
+        let session = session(&NodeId::random().unwrap());
+        let partition = format!("ps:{{{}:p{}}}:in", backend.options.app, session.partition(backend.options.partitions));
+        let mut add = redis::cmd("XADD");
+        add.arg(&partition).arg("*");
+        for (name, value) in JOB_FIELDS.iter().zip(job(&session, 1).to_fields()) {
+            add.arg(*name).arg(&value[..]);
+        }
+        backend.command::<String>(&add);
+        backend.command::<i32>(redis::cmd("HSET").arg(&key).arg("format").arg(1));
+        let (url, stop, tasks) = (backend.server.as_ref().unwrap().url(), CancellationToken::new(), TaskTracker::new());
+        let queue = redis_queue::open(&url, backend.options.clone(), stop.clone(), &tasks).unwrap();
+        healthy(&queue, true).await;
+        assert_eq!(backend.command::<String>(redis::cmd("HGET").arg(&key).arg("format")), "2");
+        let consumer = patiently(queue.inbox.consume(&NodeId::random().unwrap())).await.unwrap();
+        assert_eq!(take_through(&consumer, 1).await[0].job.sequence, 1, "a job of eight fields");
+        backend.command::<i32>(redis::cmd("HSET").arg(&key).arg("format").arg(3));
+        let newer = redis_queue::open(&url, backend.options.clone(), stop.clone(), &tasks).unwrap();
+        let is_refused = |health: &Health| matches!(health, Health::Down(reason) if reason.contains("has format 3"));
+        patiently(newer.health.clone().wait_for(is_refused)).await.unwrap();
+        stop.cancel();
+    });
 }
 
 #[test]

@@ -15,6 +15,8 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Acknowledgements are written at the latest when there are so many, or have been held back so often.
 const ACKS_MAX: usize = 512;
 const ACKS_HELD_MAX: u32 = 8;
+/// With fewer of either, and of other writes, they go along at once: a trip of their own would cost more than gathering saves.
+const WRITES_MIN: usize = 8;
 /// Deliveries to one node share a stream entry up to this size; a larger one goes alone.
 const PACK_BYTES_MAX: usize = 16 << 10;
 
@@ -56,8 +58,10 @@ impl Gathered {
         }
     }
 
-    fn may_wait(&self) -> bool {
-        self.entries < ACKS_MAX && self.held < ACKS_HELD_MAX
+    /// `writes`: how many go out without them.
+    fn may_wait(&self, writes: usize) -> bool {
+        let is_light = self.entries < WRITES_MIN && writes < WRITES_MIN;
+        !is_light && self.entries < ACKS_MAX && self.held < ACKS_HELD_MAX
     }
 
     /// Answers those who wait: nothing will be sent.
@@ -77,6 +81,7 @@ pub(super) struct Encoder<'writer> {
     marks: Vec<Done>,
     packs: Vec<Pack>,
     bytes: usize,
+    writes: usize,
     full: bool,
 }
 
@@ -84,7 +89,7 @@ impl<'writer> Encoder<'writer> {
     /// `full`: deliveries go by a script that a full Redis runs as well.
     pub(super) fn new(keys: &'writer Keys, gathered: &'writer mut Gathered, full: bool) -> Self {
         let commands = Packing::default();
-        Self { keys, gathered, commands, slots: Vec::new(), marks: Vec::new(), packs: Vec::new(), bytes: 0, full }
+        Self { keys, gathered, commands, slots: Vec::new(), marks: Vec::new(), packs: Vec::new(), bytes: 0, writes: 0, full }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -92,6 +97,7 @@ impl<'writer> Encoder<'writer> {
     }
 
     pub(super) fn push(&mut self, write: Write) {
+        self.writes += 1;
         match write {
             Write::Command { command, done } => {
                 // It may be a delivery as well (a route script), which must not overtake those before it.
@@ -148,7 +154,7 @@ impl<'writer> Encoder<'writer> {
         self.close_packs();
         // What is sent without them wakes the writer when it is answered.
         let may_wait = !self.slots.is_empty() && self.marks.is_empty();
-        if may_wait && self.gathered.may_wait() {
+        if may_wait && self.gathered.may_wait(self.writes) {
             self.gathered.held += u32::from(!self.gathered.is_empty());
         } else {
             self.settle();
@@ -225,15 +231,36 @@ mod tests {
         assert!(gathered.is_empty());
     }
 
+    /// So many that there is something to wait for, in one entry.
+    fn deliveries() -> Vec<Write> {
+        (0..WRITES_MIN).map(|_| delivery()).collect()
+    }
+
+    fn with_deliveries(ack: Write) -> Vec<Write> {
+        let mut writes = deliveries();
+        writes.push(ack);
+        writes
+    }
+
     #[test]
-    fn behind_other_writes_they_wait_but_not_for_long() {
+    fn under_a_light_load_they_go_along() {
         let (mut gathered, told) = (Gathered::default(), Arc::new(Told::default()));
-        for round in 0..ACKS_HELD_MAX {
-            assert_eq!(encode(&mut gathered, vec![delivery(), ack(3, u64::from(round), &told)]), [DELIVERED], "round {round}");
+        let commands = encode(&mut gathered, vec![delivery(), ack(3, 1, &told)]);
+        assert_eq!(commands, [DELIVERED, "XDEL ps:{app:p3}:in 1-0", "XACK ps:{app:p3}:in w 1-0"]);
+        assert!(gathered.is_empty());
+    }
+
+    #[test]
+    fn behind_many_writes_they_wait_but_not_for_long() {
+        let (mut gathered, told) = (Gathered::default(), Arc::new(Told::default()));
+        let held = u64::from(ACKS_HELD_MAX);
+        for round in 0..held {
+            assert_eq!(encode(&mut gathered, with_deliveries(ack(3, round, &told))).len(), 1, "round {round}");
             assert!(!gathered.is_empty());
         }
-        let commands = encode(&mut gathered, vec![delivery()]);
-        assert_eq!(commands, [DELIVERED, "XDEL ps:{app:p3}:in 0-0 1-0 2-0 3-0 4-0 5-0 6-0 7-0", "XACK ps:{app:p3}:in w 0-0 1-0 2-0 3-0 4-0 5-0 6-0 7-0"]);
+        let commands = encode(&mut gathered, deliveries());
+        let entries = (0..held).map(|entry| format!("{entry}-0")).collect::<Vec<_>>().join(" ");
+        assert_eq!(commands[1..], [format!("XDEL ps:{{app:p3}}:in {entries}"), format!("XACK ps:{{app:p3}}:in w {entries}")]);
         let many = (0..ACKS_MAX).map(|entry| ack(3, entry as u64, &told)).chain([delivery()]);
         assert_eq!(encode(&mut gathered, many.collect()).len(), 3, "so many are written at once");
         assert!(gathered.is_empty() && told.0.lock().unwrap().is_empty());
@@ -242,15 +269,15 @@ mod tests {
     #[test]
     fn a_mark_takes_them_along() {
         let (mut gathered, told) = (Gathered::default(), Arc::new(Told::default()));
-        encode(&mut gathered, vec![delivery(), ack(3, 1, &told)]);
-        let commands = encode(&mut gathered, vec![delivery(), Write::Mark(Done::Nobody("test"))]);
+        encode(&mut gathered, with_deliveries(ack(3, 1, &told)));
+        let commands = encode(&mut gathered, with_deliveries(Write::Mark(Done::Nobody("test"))));
         assert_eq!(commands.len(), 3, "who waits for all before waits for these too");
     }
 
     #[test]
     fn those_who_wait_are_told_when_nothing_is_sent() {
         let (mut gathered, told) = (Gathered::default(), Arc::new(Told::default()));
-        encode(&mut gathered, vec![delivery(), ack(3, 1, &told)]);
+        encode(&mut gathered, with_deliveries(ack(3, 1, &told)));
         gathered.abandon();
         assert_eq!(*told.0.lock().unwrap(), [StreamId { ms: 1, sequence: 0 }]);
         assert!(gathered.is_empty());

@@ -1,13 +1,20 @@
 //! The names of all keys in Redis, in one place; part of the contract between releases.
 
+use std::io::Write as _;
+
+use super::commands::put;
 use crate::wire::ids::NodeId;
 
 /// Consumer group of every partition.
 pub(super) const GROUP: &str = "w";
-/// Version of keys and fields, kept in `:cfg`.
-pub(super) const FORMAT_VERSION: u32 = 1;
+/// Version of keys and fields, kept in `:cfg`. 2: jobs and deliveries are packed.
+pub(super) const FORMAT_VERSION: u32 = 2;
+/// The oldest one whose data this release reads; it then marks the queue as its own, so that older releases, which could not read what it writes, stay away.
+pub(super) const FORMAT_VERSION_MIN: u32 = 1;
 
 const APP_CHARS_MAX: usize = 64;
+/// `ps:{APP:pN}:in`
+const INCOMING_BYTES_MAX: usize = APP_CHARS_MAX + 20;
 
 /// Makes key names for one app.
 #[derive(Debug, Clone)]
@@ -29,6 +36,16 @@ impl Keys {
 
     pub(super) fn incoming(&self, partition: u32) -> String {
         format!("ps:{{{}:p{partition}}}:in", self.app)
+    }
+
+    /// As [`Self::incoming`], as an argument of a command: for what is asked for every message.
+    pub(super) fn put_incoming(&self, command: &mut Vec<u8>, partition: u32) {
+        let mut key = [0; INCOMING_BYTES_MAX];
+        let mut rest = &mut key[..];
+        // There is room: the app's name has a limit.
+        let _ = write!(rest, "ps:{{{}:p{partition}}}:in", self.app);
+        let length = INCOMING_BYTES_MAX - rest.len();
+        put(command, &key[..length]);
     }
 
     pub(super) fn later(&self, partition: u32) -> String {

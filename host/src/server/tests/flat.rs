@@ -11,7 +11,7 @@ use super::http::{self, HEAD};
 use super::queue::Mode;
 use crate::config::{ActionSettings, ConnectOn, Settings};
 use crate::queue::Stored;
-use crate::wire::delivery::{Address, Body, Delivery, Origin};
+use crate::wire::delivery::{Address, Body, Delivery, MessageName, Origin};
 use crate::wire::json::Json;
 use crate::wire::protocol::Protocol;
 
@@ -194,7 +194,7 @@ async fn nothing_tells_of_errors() {
     let job = house.job().await;
     for code in ["failed", "no_room"] {
         let body = Body::Failure { client_id: None, code: code.to_owned(), message: "no".to_owned() };
-        let origin = Some(Origin { message_id: job.message_id(), index: 0 });
+        let origin = Some(Origin { message: MessageName::Id(job.message_id()), index: 0 });
         house.deliveries.send(Delivery { to: vec![Address::Session(job.session.clone())], except: None, body, origin }).unwrap();
     }
     house.deliveries.send(Delivery::message(Address::All, "end", Json::encode(&json!({})).unwrap())).unwrap();

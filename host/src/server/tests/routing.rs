@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use super::harness::House;
 use super::queue::Mode;
 use crate::queue::Stored;
-use crate::wire::delivery::{Address, Body, Delivery, Origin};
+use crate::wire::delivery::{Address, Body, Delivery, MessageName, Origin};
 use crate::wire::envelope::ClientId;
 use crate::wire::json::Json;
 
@@ -170,12 +170,12 @@ async fn unanswered_requests_are_limited_and_each_is_answered_once() {
         to: vec![Address::Session(job.session.clone())],
         except: None,
         body: Body::Reply { action: "known".to_owned(), client_id: ClientId::parse("1"), data: Json::NULL },
-        origin: Some(Origin { message_id: job.message_id(), index: 0 }),
+        origin: Some(Origin { message: MessageName::Id(job.message_id()), index: 0 }),
     };
     house.deliveries.send(reply.clone()).unwrap();
     house.deliveries.send(reply).unwrap();
     let failure = Body::Failure { client_id: ClientId::parse("1"), code: "failed".to_owned(), message: String::new() };
-    let origin = Some(Origin { message_id: job.message_id(), index: 0 });
+    let origin = Some(Origin { message: MessageName::Id(job.message_id()), index: 0 });
     house.deliveries.send(Delivery { to: vec![Address::Session(job.session.clone())], except: None, body: failure, origin }).unwrap();
     house.deliveries.send(Delivery::message(Address::All, "end", Json::NULL)).unwrap();
     assert_eq!(client.next().await, json!({"action": "known", "id": 1, "data": null}));

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{PackedError, Parts, VERSION, put_number, put_text};
-use crate::wire::delivery::{Address, Body, Delivery, Origin};
+use crate::wire::delivery::{Address, Body, Delivery, MessageName, Origin};
 use crate::wire::envelope::ClientId;
 use crate::wire::ids::SessionId;
 use crate::wire::json::Json;
@@ -14,6 +14,8 @@ pub const DELIVERIES_FIELD: &str = "b";
 const HAS_EXCEPT: u8 = 1;
 const HAS_ORIGIN: u8 = 2;
 const HAS_CLIENT_ID: u8 = 4;
+/// The origin is a message of the session it is for, by its sequence.
+const IS_OWN: u8 = 8;
 /// Longest packed length: one more byte for each seven bits.
 const LENGTH_BYTES: usize = 5;
 
@@ -44,7 +46,9 @@ fn put_one(bytes: &mut Vec<u8>, delivery: &Delivery) {
         Body::Close(_) => (5, None),
     };
     let mut flags = 0;
-    for (flag, is_set) in [(HAS_EXCEPT, except.is_some()), (HAS_ORIGIN, origin.is_some()), (HAS_CLIENT_ID, client_id.is_some())] {
+    let is_own = origin.as_ref().is_some_and(|origin| matches!(origin.message, MessageName::Own(_)));
+    let parts = [(HAS_EXCEPT, except.is_some()), (HAS_ORIGIN, origin.is_some()), (HAS_CLIENT_ID, client_id.is_some()), (IS_OWN, is_own)];
+    for (flag, is_set) in parts {
         flags |= if is_set { flag } else { 0 };
     }
     bytes.extend_from_slice(&[kind, flags]);
@@ -63,8 +67,11 @@ fn put_one(bytes: &mut Vec<u8>, delivery: &Delivery) {
     if let Some(except) = except {
         put_text(bytes, except);
     }
-    if let Some(Origin { message_id, index }) = origin {
-        put_text(bytes, message_id);
+    if let Some(Origin { message, index }) = origin {
+        match message {
+            MessageName::Own(sequence) => put_number(bytes, *sequence),
+            MessageName::Id(id) => put_text(bytes, id),
+        }
         put_number(bytes, u64::from(*index));
     }
     if let Some(client_id) = client_id {
@@ -135,9 +142,14 @@ fn take_one(one: &[u8], field: &Bytes) -> Result<Delivery, PackedError> {
         });
     }
     let except = if flags & HAS_EXCEPT == 0 { None } else { Some(parts.text("excepted connection")?.to_owned()) };
-    let origin = match flags & HAS_ORIGIN {
-        0 => None,
-        _ => Some(Origin { message_id: parts.text("message id")?.to_owned(), index: parts.small("index")? }),
+    let message = match flags & (HAS_ORIGIN | IS_OWN) {
+        HAS_ORIGIN => Some(MessageName::Id(parts.text("message id")?.to_owned())),
+        0 | IS_OWN => None,
+        _ => Some(MessageName::Own(parts.number()?)),
+    };
+    let origin = match message {
+        Some(message) => Some(Origin { message, index: parts.small("index")? }),
+        None => None,
     };
     let client_id = match flags & HAS_CLIENT_ID {
         0 => None,
@@ -178,7 +190,8 @@ mod tests {
             to: to.iter().take(index % to.len() + 1).cloned().collect(),
             except: (index % 2 == 0).then(|| "not-me".to_owned()),
             body,
-            origin: (index % 3 == 0).then(|| Origin { message_id: "m-1".to_owned(), index: 7 }),
+            origin: (index % 3 == 0)
+                .then(|| Origin { message: if index == 0 { MessageName::Own(300) } else { MessageName::Id("m-1".to_owned()) }, index: 7 }),
         };
         bodies.into_iter().enumerate().map(one).collect()
     }

@@ -19,7 +19,7 @@ pub use self::status::{InList, Memory, PartitionStatus, Php, QueueStatus, Server
 pub(super) use self::repartition::unfinished;
 use super::address::Address;
 use super::answers::{integer, server_error, text};
-use super::keys::{FORMAT_VERSION, Keys};
+use super::keys::{FORMAT_VERSION, FORMAT_VERSION_MIN, Keys};
 use crate::queue::{QueueError, QueueOptions};
 
 /// Longest time one command may take.
@@ -84,7 +84,7 @@ impl Admin {
             )));
         };
         match number(1) {
-            Some(FORMAT_VERSION) => {}
+            Some(FORMAT_VERSION_MIN..=FORMAT_VERSION) => {}
             other => {
                 let found = other.map_or_else(|| "none".to_owned(), |format| format.to_string());
                 return Err(QueueError::Refused(format!("{key} has format {found}, this release knows {FORMAT_VERSION}")));

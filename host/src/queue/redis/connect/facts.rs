@@ -9,7 +9,7 @@ use super::Connector;
 use crate::queue::QueueError;
 use crate::queue::redis::admin::{REPARTITION, unfinished};
 use crate::queue::redis::answers::{integer, text};
-use crate::queue::redis::keys::FORMAT_VERSION;
+use crate::queue::redis::keys::{FORMAT_VERSION, FORMAT_VERSION_MIN};
 use crate::wire::ids::NodeId;
 
 impl Connector {
@@ -32,7 +32,16 @@ impl Connector {
         let (Some(partitions @ 1..), Some(format)) = (number(0), number(1)) else {
             return Err(QueueError::Refused(format!("{key} holds no partitions and format; delete it on a drained queue: DEL '{key}'")));
         };
-        if format != FORMAT_VERSION {
+        if (FORMAT_VERSION_MIN..FORMAT_VERSION).contains(&format) {
+            let mut mark = redis::cmd("HSET");
+            let marked = connection.send_packed_command(mark.arg(&key).arg("format").arg(FORMAT_VERSION)).await;
+            marked.map_err(|error| QueueError::Unreachable(error.to_string()))?;
+            tracing::warn!(
+                from = format,
+                to = FORMAT_VERSION,
+                "the queue was an older release's: its servers and workers can't use it any more"
+            );
+        } else if format != FORMAT_VERSION {
             return Err(QueueError::Refused(format!("{key} has format {format}, this release knows {FORMAT_VERSION}")));
         }
         if let Some(target) = number(3) {
