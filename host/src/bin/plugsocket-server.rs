@@ -29,5 +29,6 @@ fn main() -> ExitCode {
         return code;
     }
     let Cli { common, echo_frames } = Cli::parse();
-    if echo_frames { run::block_on(run::server::echo_frames(common)) } else { run::block_on(run::server::run(common)) }
+    let threads = common.threads();
+    if echo_frames { run::block_on(threads, run::server::echo_frames(common)) } else { run::block_on(threads, run::server::run(common)) }
 }

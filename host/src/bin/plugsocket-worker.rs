@@ -25,5 +25,6 @@ fn main() -> ExitCode {
     if let Some(code) = run::hidden() {
         return code;
     }
-    run::block_on(run::worker::run(Cli::parse().common))
+    let Cli { common } = Cli::parse();
+    run::block_on(common.threads(), run::worker::run(common))
 }

@@ -49,12 +49,12 @@ fn main() -> ExitCode {
         return code;
     }
     match Cli::parse().command {
-        Command::Dev(args) => run::block_on(run::dev::run(args)),
-        Command::Send(args) => run::block_on(send::send(args)),
-        Command::Queue(args) => run::block_on(queue::run(args)),
-        Command::Plugins(args) => run::block_on(plugins::run(args)),
-        Command::Check(args) => run::block_on(check::check(args, run::server::check_files)),
-        Command::Config(args) => run::block_on(config::run(args)),
+        Command::Dev(args) => run::block_on(args.threads(), run::dev::run(args)),
+        Command::Send(args) => run::block_on(1, send::send(args)),
+        Command::Queue(args) => run::block_on(1, queue::run(args)),
+        Command::Plugins(args) => run::block_on(1, plugins::run(args)),
+        Command::Check(args) => run::block_on(1, check::check(args, run::server::check_files)),
+        Command::Config(args) => run::block_on(1, config::run(args)),
         Command::New(args) => run::exit_code(new::new(&args)),
     }
 }

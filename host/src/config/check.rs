@@ -16,6 +16,7 @@ use crate::wire::job::JOB_DATA_BYTES_MAX;
 /// Most partitions of a queue.
 pub const PARTITIONS_MAX: u32 = 4096;
 const THREADS_MAX: usize = 1024;
+const RUNTIME_THREADS_MAX: usize = 256;
 /// A process has 1 024 thread-local keys and each library may take one; the load beyond them ends it.
 const RETIRED_MAX: u64 = 900;
 const RUNNERS_MAX: usize = 64;
@@ -109,6 +110,9 @@ pub(super) fn check(settings: &Settings) -> Result<(), Fault> {
     }
     if !(1..=RETIRED_MAX).contains(&settings.retired_max) {
         return fault("retired_max", "must be 1 to 900");
+    }
+    if !(1..=RUNTIME_THREADS_MAX).contains(&settings.threads) {
+        return fault("threads", "must be 1 to 256");
     }
     if !(1..=PARTITIONS_MAX).contains(&settings.queue_options.partitions) {
         return fault("queue_options.partitions", "must be 1 to 4096");

@@ -31,6 +31,12 @@ pub struct Common {
 }
 
 impl Common {
+    /// How many threads the config asks for; one when it can't be read, which whoever reads it next tells of.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.source(Vec::new()).load().map_or(1, |settings| settings.threads)
+    }
+
     /// The config file with what overrides it: `first`, then the environment, then flags.
     #[must_use]
     pub fn source(&self, first: Vec<Override>) -> Source {

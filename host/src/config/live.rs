@@ -154,6 +154,7 @@ fn restart_keys(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("state_dir", old.state_dir != new.state_dir),
         ("plugins_lock", old.plugins_lock != new.plugins_lock),
         ("retired_max", old.retired_max != new.retired_max),
+        ("threads", old.threads != new.threads),
         ("server", old.server.with_live(&new.server) != new.server),
         ("worker", old.worker != new.worker),
         ("ops", old.ops != new.ops),

@@ -31,6 +31,8 @@ pub struct Settings {
     pub plugins_lock: PathBuf,
     /// Libraries loaded into this process itself and replaced since: at this number it drains and starts anew, because none can be unloaded.
     pub retired_max: u64,
+    /// Threads that serve sockets and the queue, beside those that plugins run on. One costs least CPU for each message.
+    pub threads: usize,
     /// `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,plugsocket::server=debug`.
     pub log_level: String,
     /// The server.
@@ -84,6 +86,7 @@ impl Default for Settings {
             reload: Reload::Auto,
             plugins_lock: "plugins.lock".into(),
             retired_max: 200,
+            threads: 1,
             log_level: "info".to_owned(),
             server: ServerSettings::default(),
             worker: WorkerSettings::default(),

@@ -34,6 +34,14 @@ pub struct DevArgs {
     tls: bool,
 }
 
+impl DevArgs {
+    /// As [`Common::threads`].
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.common.threads()
+    }
+}
+
 /// Runs both until a signal ends them: the server first, so that what its clients sent is still worked off.
 ///
 /// # Errors

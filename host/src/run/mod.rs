@@ -30,11 +30,21 @@ pub fn hidden() -> Option<ExitCode> {
     plugin::run_hidden(&arguments.next()?, arguments)
 }
 
-/// Runs `work` on a runtime and turns its end into an exit code; errors go to standard error. Call it before any
-/// thread is started.
-pub fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+/// Runs `work` on a runtime of so many threads and turns its end into an exit code; errors go to standard error. Call it before any thread is
+/// started.
+///
+/// With one thread, tasks wake each other without the system's help: that is most of what a message costs otherwise.
+pub fn block_on(threads: usize, work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     sockets::claim();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut runtime = match threads {
+        0 | 1 => tokio::runtime::Builder::new_current_thread(),
+        threads => {
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            runtime.worker_threads(threads);
+            runtime
+        }
+    };
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit_code(Err(error.into())),
     };

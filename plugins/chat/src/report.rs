@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::settings::Settings;
 
-const SECONDS_MIN: f64 = 0.1;
+const SECONDS_MIN: f64 = 0.05;
 const SECONDS_MAX: f64 = 30.0;
 const STEPS_DEFAULT: u32 = 10;
 const STEPS_MAX: u32 = 100;

@@ -12,7 +12,7 @@ use crate::net::{PATIENCE, Receiver};
 use crate::scenario::trip::clients;
 
 /// What one call sleeps: the least that the chat's `report` does.
-const CALL_SECONDS: f64 = 0.1;
+const CALL_SECONDS: f64 = 0.05;
 const SLOTS: [usize; 2] = [8, 64];
 
 pub fn run(bench: &mut Bench) -> anyhow::Result<()> {
