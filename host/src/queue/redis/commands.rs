@@ -1,10 +1,16 @@
 //! Commands as they go over the wire, many in one piece of memory, each to be found again.
 
+use std::io::Write as _;
+
 use bytes::Bytes;
 use redis::Cmd;
 
 use super::resp::Walk;
 use super::scripts::DELIVER;
+use crate::wire::ids::StreamId;
+
+/// Two numbers of 64 bits and a dash.
+const ENTRY_BYTES_MAX: usize = 41;
 
 /// Commands being put together.
 #[derive(Debug, Default)]
@@ -30,6 +36,13 @@ impl Packing {
         head(&mut self.bytes, count);
         arguments.into_iter().for_each(|argument| put(&mut self.bytes, argument));
         self.ends.push(self.bytes.len());
+    }
+
+    /// Adds a command of these arguments and `count` more that are packed already.
+    pub(super) fn add_with(&mut self, first: &[&[u8]], count: usize, packed: &[u8]) {
+        head(&mut self.bytes, first.len() + count);
+        first.iter().for_each(|argument| put(&mut self.bytes, argument));
+        self.add_packed(packed);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -84,6 +97,15 @@ pub(super) fn put(bytes: &mut Vec<u8>, argument: &[u8]) {
     bytes.extend_from_slice(b"\r\n");
 }
 
+/// Adds the id of an entry as an argument.
+pub(super) fn put_entry(bytes: &mut Vec<u8>, entry: StreamId) {
+    let mut text = [0; ENTRY_BYTES_MAX];
+    let mut rest = &mut text[..];
+    let _ = write!(rest, "{entry}"); // There is room for the longest.
+    let length = ENTRY_BYTES_MAX - rest.len();
+    put(bytes, &text[..length]);
+}
+
 fn length(bytes: &mut Vec<u8>, kind: u8, length: usize) {
     bytes.push(kind);
     match u8::try_from(length) {
@@ -125,13 +147,17 @@ mod tests {
         let mut packing = Packing::default();
         packing.add(&command);
         packing.add_arguments(5, [&b"XADD"[..], b"key", b"", &long, b"twelve bytes"]);
+        let mut end = Vec::new();
+        put(&mut end, &long);
+        put(&mut end, b"twelve bytes");
+        packing.add_with(&[b"XADD", b"key", b""], 2, &end);
         let commands = packing.finish();
-        assert_eq!(commands.len(), 2);
-        for index in 0..2 {
+        assert_eq!(commands.len(), 3);
+        for index in 0..3 {
             assert_eq!(commands.get(index), command.get_packed_command());
         }
-        assert_eq!(commands.get(2), b"");
-        assert_eq!(commands.bytes().len(), command.get_packed_command().len() * 2);
+        assert_eq!(commands.get(3), b"");
+        assert_eq!(commands.bytes().len(), command.get_packed_command().len() * 3);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One worker's end of the incoming queue: takes over, reads, settles.
 
+mod ask;
 mod settle;
 mod suspects;
 
@@ -14,6 +15,7 @@ use tokio::sync::Mutex;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
+use self::ask::Asks;
 use self::suspects::Suspicion;
 use super::Redis;
 use super::answers::{beginning, raw_entry, refusal, text};
@@ -54,6 +56,7 @@ struct Reader {
     fence: Option<Fence>,
     surplus: VecDeque<Taken>,
     pace: Pace,
+    asks: Asks,
     /// A read began and its end was not seen: the caller dropped it.
     interrupted: bool,
     /// About partitions that can't be read.
@@ -113,23 +116,14 @@ impl RedisConsumer {
             return Ok(());
         }
         let Portion { partitions, count, block } = reader.pace.portion(&plan.read, max);
-        let keys: Vec<String> = partitions.iter().map(|partition| self.redis.connector.keys().incoming(*partition)).collect();
-        let mut command = redis::cmd("XREADGROUP");
-        command.arg("GROUP").arg(GROUP).arg(self.lease.worker.as_str()).arg("COUNT").arg(count);
-        if block {
-            let wait = if plan.is_any_full { FULL_BLOCK } else { BLOCK };
-            command.arg("BLOCK").arg(u64::try_from(wait.as_millis()).unwrap_or(1000));
-        }
-        command.arg("STREAMS").arg(&keys);
-        for _ in &keys {
-            command.arg(">");
-        }
-        let command = command.get_packed_command();
+        let ask = reader.asks.of(self.redis.connector.keys(), partitions);
+        let wait = if plan.is_any_full { FULL_BLOCK } else { BLOCK };
+        let command = ask.command(self.lease.worker.as_str(), count, block.then_some(wait));
         // Stopped since the plan was made (a frozen process), it would take jobs between those that another worker reads by now.
         if !self.holdings.is_fresh() {
             return Ok(());
         }
-        let answer = link.call(command.into(), BLOCKING_TIMEOUT).await.map_err(|error| unreachable(&error))?;
+        let answer = link.call(command, BLOCKING_TIMEOUT).await.map_err(|error| unreachable(&error))?;
         let mut walk = Walk::new(&answer);
         let streams = match walk.next() {
             Some(Token::Array(streams)) => streams,
@@ -142,17 +136,17 @@ impl RedisConsumer {
             }
             _ => 0,
         };
-        let before = reader.surplus.len();
+        let (before, mut next) = (reader.surplus.len(), 0);
         for _ in 0..streams {
             walk.array();
             let key = walk.bulk().unwrap_or_default();
             let entries = walk.array().unwrap_or(0);
-            let Some(index) = keys.iter().position(|name| name.as_bytes() == key) else {
+            let Some(partition) = ask.partition_of(key, &mut next) else {
                 walk.skip(entries);
                 continue;
             };
             for _ in 0..entries {
-                self.accept(partitions[index], &mut walk, None, &mut reader.surplus).await?;
+                self.accept(partition, &mut walk, None, &mut reader.surplus).await?;
             }
         }
         reader.pace.note(max, streams, reader.surplus.len() - before, block);

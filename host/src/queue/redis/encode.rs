@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::batch::{Batch, DELIVERY, Done, Settlements, Slot, Write, bytes_of};
-use super::commands::Packing;
+use super::commands::{Packing, put_entry};
 use super::keys::{GROUP, Keys};
 use super::scripts::DELIVER;
 use crate::queue::Stored;
@@ -165,13 +165,12 @@ impl<'writer> Encoder<'writer> {
     fn settle(&mut self) {
         for acks in std::mem::take(self.gathered).acks {
             let key = self.keys.incoming(acks.partition);
-            let entries: Vec<String> = acks.entries.iter().map(StreamId::to_string).collect();
-            let entries = || entries.iter().map(String::as_bytes);
-            self.commands.add_arguments(2 + acks.entries.len(), [b"XDEL", key.as_bytes()].into_iter().chain(entries()));
+            let (count, mut entries) = (acks.entries.len(), Vec::new());
+            acks.entries.iter().for_each(|entry| put_entry(&mut entries, *entry));
+            self.commands.add_with(&[b"XDEL", key.as_bytes()], count, &entries);
             self.slots.push(Slot::One(Done::Nobody("settlement")));
             // After XDEL: a crash between them leaves a pending entry without content, which taking over cleans up.
-            let first = [b"XACK", key.as_bytes(), GROUP.as_bytes()];
-            self.commands.add_arguments(3 + acks.entries.len(), first.into_iter().chain(entries()));
+            self.commands.add_with(&[b"XACK", key.as_bytes(), GROUP.as_bytes()], count, &entries);
             self.slots.push(Slot::Acks(acks));
         }
     }
