@@ -233,7 +233,10 @@ mod tests {
             assert!(!gathered.is_empty());
         }
         let commands = encode(&mut gathered, vec![delivery()]);
-        assert_eq!(commands, [DELIVERED, "XDEL ps:{app:p3}:in 0-0 1-0 2-0 3-0 4-0 5-0 6-0 7-0", "XACK ps:{app:p3}:in w 0-0 1-0 2-0 3-0 4-0 5-0 6-0 7-0"]);
+        assert_eq!(
+            commands,
+            [DELIVERED, "XDEL ps:{app:p3}:in 0-0 1-0 2-0 3-0 4-0 5-0 6-0 7-0", "XACK ps:{app:p3}:in w 0-0 1-0 2-0 3-0 4-0 5-0 6-0 7-0"]
+        );
         let many = (0..ACKS_MAX).map(|entry| ack(3, entry as u64, &told)).chain([delivery()]);
         assert_eq!(encode(&mut gathered, many.collect()).len(), 3, "so many are written at once");
         assert!(gathered.is_empty() && told.0.lock().unwrap().is_empty());
