@@ -179,6 +179,9 @@ impl Dispatcher {
 
     async fn run(&self, held: &mut Held, place: Option<Place<'_>>, overloaded_since: &mut Option<Instant>) -> Step {
         let receipt = held.taken.receipt;
+        if self.cut.is_cancelled() {
+            return Step::Lost; // A place has just been left by a job that was cut; this one would overtake that, which runs elsewhere.
+        }
         if !self.lease.is_ours(&receipt) {
             tracing::debug!(job = held.taken.job.message_id(), "the lease has passed: the job runs elsewhere");
             return Step::Lost;
