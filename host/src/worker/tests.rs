@@ -2,6 +2,7 @@
 
 mod order;
 mod reload;
+mod stall;
 mod suspects;
 
 use std::sync::Mutex;
