@@ -93,6 +93,9 @@ pub enum CallError {
     /// Not ended within its time. Where [`Callee::ends_calls`], it is being ended; elsewhere it goes on in its thread.
     #[error("call timed out")]
     TimedOut,
+    /// No thread was free for it within its time: it was not begun and never will be.
+    #[error("no thread of the plugin was free in time")]
+    Late,
     /// Too many calls are waiting for this plugin's threads.
     #[error("plugin has too many calls waiting")]
     Overloaded,

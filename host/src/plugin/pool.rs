@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -72,13 +72,15 @@ struct Work {
     token: u64,
     operation: Operation,
     input: Bytes,
+    /// By the thread that begins it, or by its caller, who has given up: whoever is first.
+    is_claimed: Arc<AtomicBool>,
     answer: oneshot::Sender<Answer>,
 }
 
 impl Work {
     fn run<S: Subject>(self, subject: &S, answers: &Answers) {
         // When nobody waits for it, it never begins.
-        if !self.answer.is_closed() {
+        if !self.answer.is_closed() && !self.is_claimed.swap(true, Ordering::AcqRel) {
             let answer = subject.call(self.token, self.operation, &self.input);
             answers.lock().push((self.answer, answer));
         }
@@ -208,7 +210,8 @@ impl Callee for InProcess {
         // The guard lives in this future: whoever gives up on a call also takes back its say.
         let token = self.host.admit(call.sink);
         let (answer, answered) = oneshot::channel();
-        let work = Work { token: token.number, operation: call.operation, input: call.input, answer };
+        let is_claimed = Arc::new(AtomicBool::new(false));
+        let work = Work { token: token.number, operation: call.operation, input: call.input, is_claimed: Arc::clone(&is_claimed), answer };
         let offered = self.desk.offer(work, self.open_max, |work| !work.answer.is_closed()).map_err(|refused| match refused {
             Refused::Full => CallError::Overloaded,
             Refused::Closed => CallError::Gone("this version has been retired".to_owned()),
@@ -217,7 +220,9 @@ impl Callee for InProcess {
             self.offered.notify_one();
         }
         let answered = match call.timeout {
-            Some(limit) => time::timeout(limit, answered).await.map_err(|_| CallError::TimedOut)?,
+            Some(limit) => time::timeout(limit, answered)
+                .await
+                .map_err(|_| if is_claimed.swap(true, Ordering::AcqRel) { CallError::TimedOut } else { CallError::Late })?,
             None => answered.await,
         };
         answered.map_err(|_| CallError::Gone("its thread ended during the call".to_owned()))

@@ -374,7 +374,7 @@ async fn call_handler(node: &Arc<Node>, (session, sender): (&SessionId, Option<S
     let sink = sink::open(node, &version, work.message_id.to_owned(), Some(session.clone()), sender);
     let call = Call { suspicions: work.suspicions, ..Call::new(work.operation, work.input, sink).within(work.limit) };
     version.callee.call(call).await.map_err(|error| match error {
-        CallError::TimedOut => CallFailure::TimedOut,
+        CallError::TimedOut | CallError::Late => CallFailure::TimedOut,
         CallError::Interrupted { is_suspect } => CallFailure::Interrupted { is_suspect },
         error => CallFailure::Failed(error.to_string()),
     })

@@ -9,7 +9,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::call::message_call;
-use super::gates::{Gate, Passed};
+use super::gates::{Gate, Passed, SLOW};
 use super::lease::{Lease, Leased};
 use super::replies;
 use super::retry::{Ended, backoff, ended};
@@ -157,7 +157,7 @@ impl Dispatcher {
         let route = self.routes.of(&self.settings, &held.taken.job.action, &known.plugin);
         let is_contained = known.callee.ends_calls();
         drop(known); // Nothing holds a version while it waits, or a retired one would live on.
-        let Some(_gate) = self.pass(&route.plugin_gate, held).await else { return Step::Lost };
+        let Some(mut passed) = self.pass(&route.plugin_gate, held).await else { return Step::Lost };
         let _narrow = match &route.action_gate {
             None => None,
             Some(gate) => {
@@ -165,7 +165,8 @@ impl Dispatcher {
                 Some(permit)
             }
         };
-        let Ok(_slot) = self.slots.acquire().await else { return Step::Lost };
+        let Ok(slot) = self.slots.acquire().await else { return Step::Lost };
+        passed.occupy();
         // A runner's crash is its own: only where calls can end the worker itself must the suspects of its last end be alone in it.
         let place = if is_contained {
             None
@@ -174,11 +175,24 @@ impl Dispatcher {
         } else {
             Some(self.floor.shared().await)
         };
-        self.run(held, place, overloaded_since).await
+        let mut run = std::pin::pin!(self.run(held, place, overloaded_since));
+        if passed.may_be_ahead() {
+            if let Ok(step) = time::timeout(SLOW, run.as_mut()).await {
+                return step;
+            }
+            // The plugin hangs: what only waits for a thread of it must not sit in slots that others could use.
+            if passed.step_aside() {
+                drop(slot);
+            }
+        }
+        run.await
     }
 
     async fn run(&self, held: &mut Held, place: Option<Place<'_>>, overloaded_since: &mut Option<Instant>) -> Step {
         let receipt = held.taken.receipt;
+        if self.cut.is_cancelled() {
+            return Step::Lost; // A place has just been left by a job that was cut; this one would overtake that, which runs elsewhere.
+        }
         if !self.lease.is_ours(&receipt) {
             tracing::debug!(job = held.taken.job.message_id(), "the lease has passed: the job runs elsewhere");
             return Step::Lost;

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// As long as calls take less on average, more of them are with the plugin than it has threads.
 const QUICK: Duration = Duration::from_millis(1);
 /// One that takes longer ends that at once, whatever the others took.
-const SLOW: Duration = Duration::from_millis(20);
+pub(super) const SLOW: Duration = Duration::from_millis(20);
 /// The average is that of about so many calls.
 const MEMORY: u64 = 16;
 
@@ -33,12 +33,15 @@ pub(super) struct Gate {
     is_quick: AtomicBool,
     /// Permits that are to be given up when they come back.
     owed: AtomicUsize,
+    /// Those behind it that occupy a slot.
+    occupying: AtomicUsize,
 }
 
 /// A place behind the gate.
 pub(super) struct Passed {
     gate: Arc<Gate>,
     permit: Option<OwnedSemaphorePermit>,
+    is_occupying: bool,
 }
 
 impl Gates {
@@ -57,6 +60,7 @@ impl Gates {
             average_ns: AtomicU64::new(nanoseconds(QUICK)),
             is_quick: AtomicBool::new(false),
             owed: AtomicUsize::new(0),
+            occupying: AtomicUsize::new(0),
         });
         gates.insert(name.into(), Arc::clone(&gate));
         gate
@@ -67,13 +71,17 @@ impl Gate {
     /// Passes, when that needs no waiting.
     pub(super) fn try_pass(self: &Arc<Self>) -> Option<Passed> {
         let permit = Arc::clone(&self.semaphore).try_acquire_owned().ok()?;
-        Some(Passed { gate: Arc::clone(self), permit: Some(permit) })
+        Some(self.passed(permit))
     }
 
     /// Passes, in the order of coming.
     pub(super) async fn pass(self: &Arc<Self>) -> Option<Passed> {
         let permit = Arc::clone(&self.semaphore).acquire_owned().await.ok()?;
-        Some(Passed { gate: Arc::clone(self), permit: Some(permit) })
+        Some(self.passed(permit))
+    }
+
+    fn passed(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Passed {
+        Passed { gate: Arc::clone(self), permit: Some(permit), is_occupying: false }
     }
 
     /// Notes how long a call took.
@@ -94,13 +102,38 @@ impl Gate {
             self.semaphore.add_permits(self.ahead.saturating_sub(owed));
         } else {
             let free = self.semaphore.forget_permits(self.ahead);
-            self.owed.store(self.ahead - free, Ordering::Relaxed);
+            self.owed.fetch_add(self.ahead - free, Ordering::Relaxed);
         }
+    }
+}
+
+impl Passed {
+    /// It occupies a slot from now on.
+    pub(super) fn occupy(&mut self) {
+        self.is_occupying = true;
+        self.gate.occupying.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether more may be behind the gate than the plugin has threads.
+    pub(super) fn may_be_ahead(&self) -> bool {
+        self.gate.is_quick.load(Ordering::Relaxed) || self.gate.owed.load(Ordering::Relaxed) > 0
+    }
+
+    /// Its call has taken [`SLOW`] and goes on: no more go ahead. True when it is to leave its slot: as many as the plugin has threads keep theirs.
+    pub(super) fn step_aside(&mut self) -> bool {
+        self.gate.note(SLOW);
+        let is_one_more = |occupying: usize| (occupying > self.gate.width).then(|| occupying - 1);
+        let is_aside = self.gate.occupying.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_one_more).is_ok();
+        self.is_occupying &= !is_aside;
+        is_aside
     }
 }
 
 impl Drop for Passed {
     fn drop(&mut self) {
+        if self.is_occupying {
+            self.gate.occupying.fetch_sub(1, Ordering::Relaxed);
+        }
         let is_owed = |owed: usize| owed.checked_sub(1);
         if self.gate.owed.load(Ordering::Relaxed) > 0
             && self.gate.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_owed).is_ok()
@@ -157,6 +190,21 @@ mod tests {
             gate.note(SLOW);
             assert_eq!(fill(&gate).len(), 3, "round {round}");
         }
+    }
+
+    #[test]
+    fn of_those_that_hang_as_many_keep_their_slots_as_the_plugin_has_threads() {
+        let gate = Gates::default().of("chat", 2, 8);
+        (0..100).for_each(|_| gate.note(Duration::from_micros(10)));
+        let mut passed = fill(&gate);
+        passed.iter_mut().for_each(Passed::occupy);
+        assert!(passed.iter().all(Passed::may_be_ahead));
+        assert_eq!(passed.iter_mut().filter_map(|passed| passed.step_aside().then_some(())).count(), 6);
+        assert!(fill(&gate).is_empty());
+        drop(passed);
+        let mut passed = fill(&gate);
+        passed.iter_mut().for_each(Passed::occupy);
+        assert_eq!((passed.len(), passed[0].may_be_ahead(), passed[0].step_aside()), (2, false, false), "all is as at first");
     }
 
     #[test]

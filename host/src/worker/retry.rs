@@ -26,7 +26,7 @@ pub(super) enum Ended {
         /// For the log and the dead letter.
         reason: String,
     },
-    /// It was not attempted: the plugin has no room.
+    /// It was not attempted: the plugin has no room, or had no thread in time.
     Overloaded,
     /// It was not attempted: the plugin has no runner.
     Unavailable,
@@ -50,7 +50,7 @@ pub(super) fn ended(result: Result<Answer, CallError>, frame_bytes_max: usize) -
         Ok(Answer { status: Status::Panicked, bytes }) => failed(format!("plugin panicked: {}", String::from_utf8_lossy(&bytes))),
         Ok(Answer { status: Status::Unsupported, .. }) => failed("plugin does not know this operation: rebuild it".to_owned()),
         Err(CallError::TimedOut) => Ended::Failed { code: ErrorCode::Timeout, reason: CallError::TimedOut.to_string() },
-        Err(CallError::Overloaded) => Ended::Overloaded,
+        Err(CallError::Late | CallError::Overloaded) => Ended::Overloaded,
         Err(CallError::Unavailable(_)) => Ended::Unavailable,
         Err(CallError::Interrupted { is_suspect }) => Ended::Interrupted { is_suspect },
         Err(error) => failed(error.to_string()),

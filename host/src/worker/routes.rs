@@ -21,7 +21,7 @@ pub(super) struct Route {
     pub(super) attempts: u32,
     pub(super) frame_bytes_max: usize,
     pub(super) names: NameLimits,
-    /// As many calls as the plugin's instances run at once, or as the worker has slots while they are quick.
+    /// As many calls as the plugin's instances run at once, or as the worker has slots, and may wait there, while they are quick.
     pub(super) plugin_gate: Arc<Gate>,
     /// As many as the action may.
     pub(super) action_gate: Option<Arc<Gate>>,
@@ -46,6 +46,7 @@ impl Routes {
             return Arc::clone(route);
         }
         let route = Arc::new(self.make(Arc::clone(&settings), action, plugin));
+        routes.retain(|_, route| Arc::ptr_eq(&route.settings, &settings)); // Others would keep settings alive that are past.
         if routes.len() >= ROUTES_MAX {
             routes.clear();
         }
@@ -55,14 +56,18 @@ impl Routes {
 
     fn make(&self, settings: Arc<Settings>, action: &str, plugin: &Arc<str>) -> Route {
         let found = settings.plugin_action(action);
-        let threads = settings.plugins.get(&**plugin).map_or_else(|| PluginSettings::default().calls_max(), PluginSettings::calls_max);
+        let default = PluginSettings::default();
+        let limits = settings.plugins.get(&**plugin).unwrap_or(&default);
+        let threads = limits.calls_max();
+        // Half of what may wait in the plugin is left to other calls: what comes ahead must not be refused, nor have others refused.
+        let quick = settings.worker.slots.min(threads.saturating_add(limits.waiting_max / 2));
         let concurrency = found.and_then(|action| action.concurrency);
         Route {
             timeout: found.and_then(|action| action.timeout).unwrap_or(settings.worker.timeout),
             attempts: attempts_of(&settings, action),
             frame_bytes_max: usize::try_from(settings.limits.frame_out_max.as_u64()).unwrap_or(usize::MAX),
             names: NameLimits::from(&*settings),
-            plugin_gate: self.plugin_gates.of(plugin, threads, settings.worker.slots),
+            plugin_gate: self.plugin_gates.of(plugin, threads, quick),
             action_gate: concurrency.map(|width| self.action_gates.of(action, width, width)),
             seconds: metrics::histogram!("plugsocket_call_seconds", "plugin" => plugin.to_string()),
             plugin: Arc::clone(plugin),
@@ -98,6 +103,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_more_go_ahead_than_may_wait_in_the_plugin() {
+        let places = |waiting_max| {
+            let text = format!("[worker]\nslots = 20\n[plugins.chat]\nthreads = 2\nwaiting_max = {waiting_max}");
+            let settings: LiveSettings = Arc::new(ArcSwap::from_pointee(toml::from_str(&text).unwrap()));
+            let gate = Arc::clone(&Routes::default().of(&settings, "echo", &Arc::from("chat")).plugin_gate);
+            (0..100).for_each(|_| gate.note(Duration::ZERO));
+            std::iter::from_fn(|| gate.try_pass()).collect::<Vec<_>>().len()
+        };
+        assert_eq!([0, 8, 1024].map(places), [2, 6, 20]);
+    }
+
+    #[test]
     fn a_route_holds_until_settings_or_plugin_change() {
         let (routes, plugin) = (Routes::default(), Arc::from("chat"));
         let settings: LiveSettings = Arc::new(ArcSwap::from_pointee(Settings::default()));
@@ -110,6 +127,7 @@ mod tests {
         settings.store(Arc::new(changed));
         let anew = routes.of(&settings, "echo", &plugin);
         assert_eq!((anew.attempts, first.attempts), (7, 3));
+        assert_eq!(Arc::strong_count(&first), 1, "nothing of the past is kept");
         assert!(Arc::ptr_eq(&first.plugin_gate, &anew.plugin_gate), "jobs of both count together");
     }
 }

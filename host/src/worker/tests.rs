@@ -2,6 +2,7 @@
 
 mod order;
 mod reload;
+mod stall;
 mod suspects;
 
 use std::sync::Mutex;
@@ -254,8 +255,14 @@ async fn an_overloaded_plugin_costs_no_attempt() {
     let tries = Arc::new(AtomicUsize::new(0));
     let bench = bench("", move |call| {
         assert_eq!(call.attempt, 1);
-        let is_full = tries.fetch_add(1, Ordering::SeqCst) < 5;
-        async move { if is_full { Err(CallError::Overloaded) } else { answer(Status::Done, "1") } }
+        let tried = tries.fetch_add(1, Ordering::SeqCst);
+        async move {
+            match tried {
+                0..3 => Err(CallError::Overloaded),
+                3 => Err(CallError::Late),
+                _ => answer(Status::Done, "1"),
+            }
+        }
     });
     bench.recorder.push(job(&bench.session(), 1));
     let events = bench.recorder.settled(1).await;

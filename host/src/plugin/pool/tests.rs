@@ -125,6 +125,24 @@ async fn waiting_is_bounded_and_those_who_gave_up_do_not_count() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_has_not_begun_in_time_never_does() {
+    let gate = Arc::new(Barrier::new(2));
+    let (entered, runs) = (Arc::clone(&gate), Arc::new(AtomicUsize::new(0)));
+    let seen = Arc::clone(&runs);
+    let bench = bench(1, 4, move |_, _, _| {
+        seen.fetch_add(1, Ordering::SeqCst);
+        entered.wait();
+        done("")
+    });
+    let limited = || bench.pool.call(Call::new(Operation::Action, Bytes::new(), Arc::new(Echo)).within(Duration::from_millis(50)));
+    let (running, waiting) = tokio::join!(limited(), limited());
+    assert!(matches!((&running, &waiting), (Err(CallError::TimedOut), Err(CallError::Late))), "{running:?} {waiting:?}");
+    gate.wait();
+    until(&bench.pool, 0, 0).await;
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_gives_up_on_a_call_takes_back_its_say() {
     let gate = Arc::new(Barrier::new(2));
     let entered = Arc::clone(&gate);

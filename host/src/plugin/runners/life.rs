@@ -189,10 +189,8 @@ impl Runner {
             Ok(result) => result,
             // While a suspect was alone, or had no place to be: that is nobody's failure.
             Err(_) if number.load(Ordering::Relaxed) == 0 => Err(CallError::Overloaded),
-            Err(_) => {
-                self.note_overdue(number.load(Ordering::Relaxed));
-                Err(CallError::TimedOut)
-            }
+            Err(_) if self.note_overdue(number.load(Ordering::Relaxed)) => Err(CallError::TimedOut),
+            Err(_) => Err(CallError::Late),
         }
     }
 
@@ -225,17 +223,19 @@ impl Runner {
         place.run(served).await
     }
 
-    /// A call has been given up because of its time. If it runs, it and its runner are ended; if not, it never begins.
-    fn note_overdue(&self, number: u64) {
+    /// A call has been given up because of its time. If it runs, it and its runner are ended; if not, it never begins. Whether it had begun.
+    fn note_overdue(&self, number: u64) -> bool {
         self.overdue().insert(number, Instant::now());
         if !self.cancel(number) {
             self.overdue().remove(&number); // It has just ended.
-            return;
+            return true;
         }
         // When the call begins before the `Cancel` arrives, the runner says so.
-        if self.crumbs.calls().contains(&number) {
+        let is_running = self.crumbs.calls().contains(&number);
+        if is_running {
             self.end_for(number);
         }
+        is_running || self.crumbs.begun().contains(&number) // It may have ended, and its answer be on its way.
     }
 
     /// Whether the call was open.

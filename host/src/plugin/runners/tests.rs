@@ -179,7 +179,7 @@ async fn a_call_that_has_not_begun_in_time_harms_nobody() {
     until("the call runs", || sink.asked.load(Ordering::SeqCst) > 0).await;
     let waiting = Call::new(Operation::Action, message("echo", &json!(1)), Arc::new(Sink::default()));
     let result = bench.runners.call(waiting.within(Duration::from_millis(50))).await;
-    assert!(matches!(result, Err(CallError::TimedOut)), "{result:?}");
+    assert!(matches!(result, Err(CallError::Late)), "{result:?}");
     sink.gate.as_ref().unwrap().add_permits(10);
     assert_eq!(running.await.unwrap().unwrap().status, Status::Rejected);
     assert_eq!(bench.echo().await.status, Status::Done);
@@ -307,7 +307,7 @@ async fn a_runner_that_takes_nothing_in_is_ended_though_no_call_runs_in_it() {
     kill_process(Pid::from_raw(first.try_into().unwrap()).unwrap(), Signal::STOP).unwrap();
     let call = Call::new(Operation::Action, message("echo", &json!(1)), Arc::new(Sink::default()));
     let result = bench.runners.call(call.within(Duration::from_millis(50))).await;
-    assert!(matches!(result, Err(CallError::TimedOut)), "{result:?}");
+    assert!(matches!(result, Err(CallError::Late)), "{result:?}");
     until("another process", || bench.runners.shared.best().is_some_and(|runner| runner.id != first)).await;
     assert_eq!(bench.echo().await.status, Status::Done);
 }

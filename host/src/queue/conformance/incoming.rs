@@ -15,6 +15,7 @@ use crate::wire::ids::{NodeId, SessionId};
 
 on_both!(
     a_job_is_taken_and_settled,
+    done_without_waiting_is_done,
     jobs_of_a_session_come_in_order,
     workers_come_and_go_under_load,
     a_crashed_workers_jobs_come_again_in_order,
@@ -40,6 +41,22 @@ async fn a_job_is_taken_and_settled(backend: Backend) {
     assert!(second.take(10).await.unwrap().is_empty(), "a settled job is gone");
     assert_eq!(backend.offer(job(&sent.session, 2)).await, Stored::Yes);
     assert_eq!(take(&second, 1).await[0].job.sequence, 2);
+}
+
+async fn done_without_waiting_is_done(backend: Backend) {
+    let consumer = backend.consumer().await;
+    let session = session(&NodeId::random().unwrap());
+    for sequence in 1..=2 {
+        assert_eq!(backend.offer(job(&session, sequence)).await, Stored::Yes);
+    }
+    for taken in take(&consumer, 2).await {
+        assert!(consumer.try_done(&taken.receipt), "there is room");
+    }
+    patiently(consumer.leave()).await;
+    let second = backend.consumer().await;
+    assert!(second.take(10).await.unwrap().is_empty(), "they are gone");
+    assert_eq!(backend.offer(job(&session, 3)).await, Stored::Yes);
+    assert_eq!(take(&second, 1).await[0].job.sequence, 3);
 }
 
 async fn jobs_of_a_session_come_in_order(backend: Backend) {

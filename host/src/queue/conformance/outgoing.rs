@@ -14,6 +14,7 @@ use crate::wire::json::Json;
 on_both!(
     every_address_reaches_its_nodes_once,
     deliveries_keep_their_order,
+    those_sent_without_waiting_keep_it_too,
     a_join_comes_before_what_is_sent_after_it,
     a_newer_connection_takes_the_alias,
     an_older_connection_does_not_take_the_alias_back,
@@ -114,6 +115,24 @@ async fn deliveries_keep_their_order(backend: Backend) {
     backend.queue.outbox.send(message(vec![Address::Session(entries[0].session.clone())], "end")).await.unwrap();
     let received: Vec<String> = until(&mut feeds[0], "end").await.iter().map(name).collect();
     assert_eq!(received, (0..400).map(|index| index.to_string()).collect::<Vec<_>>());
+}
+
+async fn those_sent_without_waiting_keep_it_too(backend: Backend) {
+    let Two { mut feeds, entries } = two(&backend).await;
+    let to = vec![Address::Session(entries[0].session.clone())];
+    for number in 0..100 {
+        let delivery = message(to.clone(), &number.to_string());
+        match number % 3 {
+            0 => assert!(backend.queue.outbox.try_send(&delivery), "there is room"),
+            _ => backend.queue.outbox.send(delivery).await.unwrap(),
+        }
+    }
+    for routed in [vec![Address::All], vec![Address::Group("g".to_owned())], [to.clone(), to.clone()].concat(), Vec::new()] {
+        assert!(!backend.queue.outbox.try_send(&message(routed.clone(), "routed")), "{routed:?}");
+    }
+    backend.queue.outbox.send(message(to, "end")).await.unwrap();
+    let received: Vec<String> = until(&mut feeds[0], "end").await.iter().map(name).collect();
+    assert_eq!(received, (0..100).map(|number| number.to_string()).collect::<Vec<_>>());
 }
 
 async fn a_join_comes_before_what_is_sent_after_it(backend: Backend) {

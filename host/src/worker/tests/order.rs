@@ -89,3 +89,25 @@ async fn a_long_pause_is_not_waited_for_in_the_lane() {
     assert_eq!((job.attempts, *delay), (3, Duration::from_millis(4)), "1 and 2 ms were waited for");
     assert!(bodies(&events).is_empty(), "nobody is told before the end");
 }
+
+#[tokio::test]
+async fn after_a_drain_is_cut_nothing_more_starts() {
+    let started = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&started);
+    let settings = "drain_timeout = \"50ms\"\n[actions]\nknown = { plugin = \"test\", concurrency = 1 }";
+    let bench = bench(settings, move |call| {
+        seen.lock().unwrap().push(call.data.clone());
+        async move { if call.data == "1" { std::future::pending().await } else { answer(Status::Done, "") } }
+    });
+    let (session, other) = (bench.session(), bench.session());
+    bench.recorder.push(job(&session, 1));
+    bench.recorder.push(job(&session, 2)); // Behind it in its lane.
+    bench.recorder.push(job(&other, 3)); // Behind it at its action's gate.
+    while started.lock().unwrap().is_empty() {
+        time::sleep(Duration::from_millis(1)).await;
+    }
+    let (drained, recorder) = bench.end().await;
+    assert_eq!(drained, Drained { cut: 3 });
+    assert!(matches!(recorder.events()[..], [Event::Left]), "they run elsewhere, in order behind the first");
+    assert_eq!(*started.lock().unwrap(), ["1"]);
+}

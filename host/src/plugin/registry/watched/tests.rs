@@ -50,7 +50,7 @@ async fn what_counts_as_what() {
     let tally = Tally::new(Arc::default());
     let told = Arc::new(Told(Mutex::default()));
     let watched = Watched::new(Arc::clone(&told) as _, Arc::clone(&tally));
-    let ends: [(Option<Result<Answer, CallError>>, Counts); 11] = [
+    let ends: [(Option<Result<Answer, CallError>>, Counts); 12] = [
         (answer(Status::Done), Counts { calls: 1, ..Counts::default() }),
         (answer(Status::Rejected), Counts { calls: 1, ..Counts::default() }),
         (answer(Status::Retry), Counts { calls: 1, errors: 1, ..Counts::default() }),
@@ -60,6 +60,7 @@ async fn what_counts_as_what() {
         (Some(Err(CallError::TimedOut)), Counts { calls: 1, timeouts: 1, ..Counts::default() }),
         (Some(Err(CallError::Interrupted { is_suspect: true })), Counts::default()),
         (Some(Err(CallError::Overloaded)), Counts::default()),
+        (Some(Err(CallError::Late)), Counts::default()),
         (Some(Err(CallError::Unavailable(String::new()))), Counts::default()),
         (None, Counts::default()),
     ];

@@ -110,7 +110,9 @@ impl Entry {
 fn unpacked(fields: &[(Vec<u8>, Vec<u8>)]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
     let (_, packed) = fields.iter().find(|(name, _)| name == JOB_FIELD.as_bytes())?;
     let values = take_job(packed).ok()?.to_fields();
-    Some(JOB_FIELDS.iter().zip(values).map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect())
+    let job = JOB_FIELDS.iter().zip(values).map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec()));
+    let others = fields.iter().filter(|(name, _)| name != JOB_FIELD.as_bytes()).cloned();
+    Some(job.chain(others).collect())
 }
 
 /// The session in a job's field `m`, which may be all that can be read of it.
