@@ -251,13 +251,15 @@ impl Runner {
     pub(super) fn watch(&self) {
         while self.alarm.as_ref().is_some_and(Alarm::wait) {
             let mut state = self.lock();
-            // A turn that has just begun has set the alarm anew.
-            if state.turn.is_some_and(|since| since.elapsed() > TURN) {
-                self.depose(&mut state);
-                self.pace.note_slow();
-                drop(state);
-                self.out.flush();
+            let Some(since) = state.turn else { continue };
+            // It may ring for a turn that has only just begun: a thread can lose the processor between setting it and beginning.
+            if since.elapsed() <= TURN && self.set_alarm(TURN_MAX) {
+                continue;
             }
+            self.depose(&mut state);
+            self.pace.note_slow();
+            drop(state);
+            self.out.flush();
         }
     }
 
@@ -278,10 +280,10 @@ impl Runner {
         self.set_alarm(Duration::ZERO);
         loop {
             if let Some(answer) = waiter.take() {
-                let is_set = self.set_alarm(TURN_MAX);
                 let mut state = self.lock();
                 state.turn = Some(Instant::now());
-                if !is_set {
+                // Within the lock: whoever hears it finds the turn.
+                if !self.set_alarm(TURN_MAX) {
                     self.depose(&mut state);
                 }
                 return Some(answer);

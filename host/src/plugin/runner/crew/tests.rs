@@ -33,6 +33,7 @@ struct Bench {
     host: UnixStream,
     input: BytesMut,
     crumbs: Crumbs,
+    runner: Arc<Runner>,
     left: mpsc::Receiver<Left>,
 }
 
@@ -59,8 +60,9 @@ fn bench(calls_max: usize, script: impl Fn(&Runner, u64, &[u8]) -> Answer + Send
             leaving.send(subject.runner.serve(number, &subject)).unwrap();
         });
     }
-    thread::spawn(move || runner.watch());
-    Bench { host, input: BytesMut::new(), crumbs, left }
+    let watched = Arc::clone(&runner);
+    thread::spawn(move || watched.watch());
+    Bench { host, input: BytesMut::new(), crumbs, runner, left }
 }
 
 impl Bench {
@@ -127,6 +129,31 @@ fn a_call_that_does_not_come_back_holds_up_neither_answers_nor_calls() {
     assert_eq!(bench.crumbs.calls(), [2]);
     gate.open();
     assert_eq!(bench.answers(1), [2]);
+}
+
+#[test]
+fn an_alarm_that_rings_early_rings_again() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let mut bench = bench(2, move |runner, _, input| {
+        if input == b"slow" {
+            // As if the leader had lost the processor between the alarm and its turn.
+            runner.lock().turn = Some(Instant::now() + Duration::from_millis(5));
+            assert!(runner.set_alarm(Duration::from_nanos(1)));
+            held.pass();
+        }
+        done(input)
+    });
+    // Whoever is only on its way to rest would take what waits.
+    while bench.runner.lock().resting < 2 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let began = Instant::now();
+    bench.tell(&[(Kind::Call, 1, "slow"), (Kind::Call, 2, "fast")]);
+    assert_eq!(bench.answers(1), [2]);
+    assert!(began.elapsed() < NOT_LONG, "{:?}", began.elapsed());
+    gate.open();
+    assert_eq!(bench.answers(1), [1]);
 }
 
 #[test]
