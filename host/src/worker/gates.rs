@@ -1,6 +1,7 @@
 //! Keeps a slow plugin or action from occupying all slots: no more of its jobs run than it has threads, or than its `concurrency`.
 //!
-//! Calls that take no time worth speaking of are handed over ahead of the threads: one trip to the plugin and back is then for many.
+//! Calls that take no time worth speaking of are handed over ahead of the threads: one trip to the plugin and back is then for many. When one of
+//! them hangs, no more go ahead, and those that wait in the plugin for its threads leave their slots to others.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

@@ -332,3 +332,52 @@ fn entry_id(entry: &Value) -> Option<StreamId> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::delivery::{Address, Body};
+    use crate::wire::json::Json;
+
+    fn text(text: &str) -> String {
+        format!("${}\r\n{text}\r\n", text.len())
+    }
+
+    fn array(parts: &[String]) -> String {
+        format!("*{}\r\n{}", parts.len(), parts.concat())
+    }
+
+    fn pair(action: &str) -> [String; 4] {
+        let body = Body::Message { action: action.to_owned(), data: Json::NULL };
+        let (header, data) = Delivery { to: vec![Address::All], except: None, body, origin: None }.to_fields();
+        [&b"h"[..], &header, b"d", &data].map(|part| text(std::str::from_utf8(part).unwrap()))
+    }
+
+    fn entry(id: &str, fields: &[String]) -> String {
+        array(&[text(id), array(fields)])
+    }
+
+    #[test]
+    fn entries_of_both_streams_come_in_the_order_they_were_made_in() {
+        let bad = ["h", "?", "d", "1"].map(text);
+        let own = [entry("5-1", &[pair("second"), bad, pair("third")].concat())];
+        let all = [entry("4-9", &pair("first")), entry("4-10", &[]), entry("6-0", &pair("fourth"))];
+        let answer = array(&[array(&[text("all"), array(&all)]), array(&[text("own"), array(&own)])]);
+        let answer = Bytes::from(answer);
+        let (before, mut deliveries) = (Cursors { own: StreamId::default(), all: StreamId { ms: 3, sequence: 0 } }, Vec::new());
+        let (after, entries) = entries(&answer, "own", before).unwrap();
+        entries.iter().for_each(|(_, fields)| decode(&answer, fields, 100, &mut deliveries));
+        let actions: Vec<_> =
+            deliveries.iter().map(|delivery| if let Body::Message { action, .. } = &delivery.body { action } else { "" }).collect();
+        assert_eq!(actions, ["first", "second", "third", "fourth"], "one that can't be read leaves the others");
+        assert_eq!(after, Cursors { own: StreamId { ms: 5, sequence: 1 }, all: StreamId { ms: 6, sequence: 0 } });
+    }
+
+    #[test]
+    fn without_entries_the_cursors_stay_and_an_error_is_one() {
+        let before = Cursors { own: StreamId { ms: 7, sequence: 1 }, all: StreamId::default() };
+        let (after, found) = entries(b"*-1\r\n", "own", before).unwrap();
+        assert_eq!((after, found.len()), (before, 0));
+        assert!(entries(b"-WRONGTYPE no stream\r\n", "own", before).is_err());
+    }
+}

@@ -209,6 +209,21 @@ mod tests {
         assert_eq!(found, Ok(deliveries));
     }
 
+    /// Nodes and workers of two releases run together.
+    #[test]
+    fn the_form_is_golden() {
+        let session = SessionId::parse("0123456789ab.0123456789abcdefghjkmnpq").unwrap();
+        let data = Json::known(Bytes::from_static(b"{\"a\":1}"));
+        let reply = Delivery {
+            to: vec![Address::Session(session)],
+            except: None,
+            body: Body::Reply { action: "echo".into(), client_id: ClientId::parse("7"), data },
+            origin: Some(Origin { message_id: "m-1".to_owned(), index: 7 }),
+        };
+        let golden = b"\x01\xbd\x80\x80\x80\x00\x01\x06\x01\x00\x250123456789ab.0123456789abcdefghjkmnpq\x03m-1\x07\x017\x04echo{\"a\":1}";
+        assert_eq!(&field(&[reply])[..], golden);
+    }
+
     #[test]
     fn one_that_cannot_be_read_leaves_the_others() {
         let deliveries = deliveries();
