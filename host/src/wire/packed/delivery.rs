@@ -218,7 +218,7 @@ mod tests {
             to: vec![Address::Session(session)],
             except: None,
             body: Body::Reply { action: "echo".into(), client_id: ClientId::parse("7"), data },
-            origin: Some(Origin { message_id: "m-1".to_owned(), index: 7 }),
+            origin: Some(Origin { message: MessageName::Id("m-1".to_owned()), index: 7 }),
         };
         let golden = b"\x01\xbd\x80\x80\x80\x00\x01\x06\x01\x00\x250123456789ab.0123456789abcdefghjkmnpq\x03m-1\x07\x017\x04echo{\"a\":1}";
         assert_eq!(&field(&[reply])[..], golden);
