@@ -257,6 +257,8 @@ impl Socket {
     /// Writes the `rest` that waits, sends the close frame, when one is due, and ends the connection, within a bounded time. Who takes too
     /// little is cut: what the system still has for it would wait for minutes.
     pub async fn close(mut self, ending: Ending, rest: Option<&Outlet>) {
+        // Nothing of it is read any more: a client that takes its time to leave keeps no buffer meanwhile.
+        self.intake = Intake::new(Vec::new(), 0);
         let mut is_cut = ending.is_cut;
         if let Some(rest) = rest {
             is_cut = is_cut || timeout(REST_TIMEOUT, self.send_rest(rest)).await.is_err();

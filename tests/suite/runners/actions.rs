@@ -123,3 +123,26 @@ async fn what_a_runner_survives_is_no_more_than_a_failed_message() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_copy_that_a_plugin_makes_of_its_runner_takes_nothing_from_it() {
+    let app = villains_worker();
+    let (mut villain, _) = enter(&app.urls().remove(0), "villain").await;
+    let original = process(&mut villain).await;
+    for what in ["copy", "copy and exit"] {
+        villain.request("act", json!({ "do": what })).await;
+        for text in 0..100 {
+            let answer = villain.request("act", json!({ "text": text })).await;
+            assert_eq!((&answer["text"], &answer["process"]), (&json!(text), &original), "{what}");
+        }
+    }
+    // Killed by somebody, it blames nobody: how its copy ended is not its own end.
+    let mark = app.workers[0].lines().len();
+    let asked = villain.send_request("act", json!({ "milliseconds": 5_000 })).await;
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let killed = std::process::Command::new("kill").args(["-9", &original.to_string()]).status();
+    assert!(killed.is_ok_and(|status| status.success()));
+    let ended = obituaries_of(&app.workers[0], mark, 1).await;
+    assert!(ended[0].contains("no call is to blame for certain"), "{ended:?}");
+    drop(villain.answer(&asked).await);
+}

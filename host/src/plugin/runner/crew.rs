@@ -165,6 +165,9 @@ impl Runner {
     /// Runs a call; its answer is to be flushed. Answers when it ended.
     fn run(&self, thread: usize, subject: &impl Subject, work: &Work, began: Instant) -> Instant {
         let answer = subject.call(work.number, work.operation, &work.input);
+        if faults::is_copy() {
+            faults::end(0); // It must neither answer nor read what is written to its original.
+        }
         self.out.put(Head::call(Kind::Answer, answer.status as u8, work.number), &answer.bytes);
         // Not sooner: the host finds a call either here or in its answer. As long as that is not written, it is one of those begun last.
         self.crumbs.note(thread, 0);

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use plugsocket_plugin::call::{HostOperation, Status};
 
 use super::crew::Runner;
+use super::faults;
 use crate::plugin::Answer;
 use crate::plugin::frames::{Head, Kind};
 use crate::plugin::library::Host;
@@ -105,6 +106,9 @@ impl Host for Runner {
         let Ok(operation) = HostOperation::try_from(operation) else {
             return Answer { status: Status::Unsupported, bytes: Bytes::new() };
         };
+        if faults::is_copy() {
+            return Answer::retry(OUTSIDE_OF_CALLS);
+        }
         if input.len() > REQUEST_BYTES_MAX {
             return Answer::retry(format!("a request has {REQUEST_BYTES_MAX} bytes at most, this one has {}", input.len()));
         }

@@ -8,7 +8,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use crate::plugin::crumbs::Crumbs;
 
@@ -18,6 +18,8 @@ const IGNORED: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SI
 
 /// Where the fault is noted.
 static NOTE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+/// Set in a copy of the process that the plugin has made by `fork`.
+static IS_COPY: AtomicBool = AtomicBool::new(false);
 /// What was in place for SIGSEGV and SIGBUS: the standard library's own, which tells of an overflowed stack.
 static BEFORE: [AtomicPtr<libc::sigaction>; 2] = [AtomicPtr::new(ptr::null_mut()), AtomicPtr::new(ptr::null_mut())];
 
@@ -50,8 +52,16 @@ pub(super) fn install(crumbs: &'static Crumbs) {
         // A handler that does nothing, not SIG_IGN: that would be inherited by what the plugin starts.
         set(signal, on_ignored as *const () as libc::sighandler_t, libc::SA_RESTART);
     }
-    // SAFETY: the function lives as long as the program.
-    unsafe { libc::atexit(on_exit) };
+    // SAFETY: the functions live as long as the program.
+    unsafe {
+        libc::atexit(on_exit);
+        libc::pthread_atfork(None, None, Some(on_copied));
+    }
+}
+
+/// Whether this is a copy of the runner that the plugin has made by `fork`: socket and crumbs are not its own.
+pub(super) fn is_copy() -> bool {
+    IS_COPY.load(Ordering::Relaxed)
 }
 
 /// Ends the process at once, without what `exit` would run: threads of the plugin may still be at work.
@@ -127,4 +137,10 @@ unsafe extern "C" fn on_ignored(_signal: c_int) {}
 
 extern "C" fn on_exit() {
     note();
+}
+
+/// How a copy ends says nothing of its original. Only atomics: it may have been made while other threads held locks.
+unsafe extern "C" fn on_copied() {
+    IS_COPY.store(true, Ordering::Relaxed);
+    NOTE.store(ptr::null_mut(), Ordering::Release);
 }
