@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn limits_hold() {
         for data in [
-            json!({ "seconds": 0.05 }),
+            json!({ "seconds": 0.04 }),
             json!({ "seconds": 31 }),
             json!({ "seconds": 1, "steps": 101 }),
             json!({ "seconds": 1, "steps": 0 }),
