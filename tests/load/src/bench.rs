@@ -13,7 +13,7 @@ use crate::usage::{Group, Measured, Start, Used};
 /// How often a window is repeated because something else used the machine.
 const REPEATS: usize = 2;
 /// Share of the machine that others may use in a window: what interrupts and idling itself cost stays below it.
-const OTHERS_MAX: f64 = 0.06;
+const OTHERS_MAX: f64 = 0.10;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
