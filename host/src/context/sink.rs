@@ -56,12 +56,6 @@ impl From<&Settings> for NameLimits {
     }
 }
 
-impl Default for NameLimits {
-    fn default() -> Self {
-        Self::from(&Settings::default())
-    }
-}
-
 /// Who sent the message that the call is for; what `later` schedules is theirs as well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sender {

@@ -23,7 +23,7 @@ fn bench(message_id: &str) -> Bench {
         local: None,
         frame_bytes_max: 200,
     };
-    Bench { recorder, sink: ContextSink::new(options, NameLimits::default()), session }
+    Bench { recorder, sink: ContextSink::new(options, NameLimits::from(&Settings::default())), session }
 }
 
 impl Bench {

@@ -1,5 +1,6 @@
 //! Commands as they go over the wire, many in one piece of memory, each to be found again.
 
+use std::fmt;
 use std::io::Write as _;
 
 use bytes::Bytes;
@@ -7,10 +8,9 @@ use redis::Cmd;
 
 use super::resp::Walk;
 use super::scripts::DELIVER;
-use crate::wire::ids::StreamId;
 
-/// Two numbers of 64 bits and a dash.
-const ENTRY_BYTES_MAX: usize = 41;
+/// An entry's id has 41 bytes at most, a partition's key 64 of the app's name and 20 more.
+const SHOWN_BYTES_MAX: usize = 96;
 
 /// Commands being put together.
 #[derive(Debug, Default)]
@@ -97,12 +97,13 @@ pub(super) fn put(bytes: &mut Vec<u8>, argument: &[u8]) {
     bytes.extend_from_slice(b"\r\n");
 }
 
-/// Adds the id of an entry as an argument.
-pub(super) fn put_entry(bytes: &mut Vec<u8>, entry: StreamId) {
-    let mut text = [0; ENTRY_BYTES_MAX];
+/// Adds the text of something as an argument, without memory of its own: for keys and ids of every message, which have at most
+/// [`SHOWN_BYTES_MAX`] bytes.
+pub(super) fn put_shown(bytes: &mut Vec<u8>, shown: impl fmt::Display) {
+    let mut text = [0; SHOWN_BYTES_MAX];
     let mut rest = &mut text[..];
-    let _ = write!(rest, "{entry}"); // There is room for the longest.
-    let length = ENTRY_BYTES_MAX - rest.len();
+    let _ = write!(rest, "{shown}");
+    let length = SHOWN_BYTES_MAX - rest.len();
     put(bytes, &text[..length]);
 }
 

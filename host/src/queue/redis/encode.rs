@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::batch::{Batch, DELIVERY, Done, Settlements, Slot, Write, bytes_of};
-use super::commands::{Packing, put_entry};
+use super::commands::{Packing, put_shown};
 use super::keys::{GROUP, Keys};
 use super::scripts::DELIVER;
 use crate::queue::Stored;
@@ -166,7 +166,7 @@ impl<'writer> Encoder<'writer> {
         for acks in std::mem::take(self.gathered).acks {
             let key = self.keys.incoming(acks.partition);
             let (count, mut entries) = (acks.entries.len(), Vec::new());
-            acks.entries.iter().for_each(|entry| put_entry(&mut entries, *entry));
+            acks.entries.iter().for_each(|entry| put_shown(&mut entries, entry));
             self.commands.add_with(&[b"XDEL", key.as_bytes()], count, &entries);
             self.slots.push(Slot::One(Done::Nobody("settlement")));
             // After XDEL: a crash between them leaves a pending entry without content, which taking over cleans up.

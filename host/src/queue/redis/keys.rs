@@ -1,8 +1,6 @@
 //! The names of all keys in Redis, in one place; part of the contract between releases.
 
-use std::io::Write as _;
-
-use super::commands::put;
+use super::commands::put_shown;
 use crate::wire::ids::NodeId;
 
 /// Consumer group of every partition.
@@ -13,8 +11,6 @@ pub(super) const FORMAT_VERSION: u32 = 2;
 pub(super) const FORMAT_VERSION_MIN: u32 = 1;
 
 const APP_CHARS_MAX: usize = 64;
-/// `ps:{APP:pN}:in`
-const INCOMING_BYTES_MAX: usize = APP_CHARS_MAX + 20;
 
 /// Makes key names for one app.
 #[derive(Debug, Clone)]
@@ -40,12 +36,7 @@ impl Keys {
 
     /// As [`Self::incoming`], as an argument of a command: for what is asked for every message.
     pub(super) fn put_incoming(&self, command: &mut Vec<u8>, partition: u32) {
-        let mut key = [0; INCOMING_BYTES_MAX];
-        let mut rest = &mut key[..];
-        // There is room: the app's name has a limit.
-        let _ = write!(rest, "ps:{{{}:p{partition}}}:in", self.app);
-        let length = INCOMING_BYTES_MAX - rest.len();
-        put(command, &key[..length]);
+        put_shown(command, format_args!("ps:{{{}:p{partition}}}:in", self.app));
     }
 
     pub(super) fn later(&self, partition: u32) -> String {
@@ -157,6 +148,14 @@ fn encoded(id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_key_is_whole_as_an_argument() {
+        let (keys, mut shown, mut expected) = (Keys::new(&"a".repeat(APP_CHARS_MAX)).unwrap(), Vec::new(), Vec::new());
+        keys.put_incoming(&mut shown, u32::MAX);
+        super::super::commands::put(&mut expected, keys.incoming(u32::MAX).as_bytes());
+        assert_eq!(shown, expected);
+    }
 
     #[test]
     fn names_are_the_contract() {

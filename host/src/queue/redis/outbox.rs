@@ -26,6 +26,13 @@ struct Destinations {
     all: bool,
 }
 
+/// A delivery to the node of the session that it is for.
+fn to_node(session: &SessionId, delivery: &Delivery) -> Write {
+    let mut packed = Vec::with_capacity(PACKED_BYTES);
+    put_delivery(&mut packed, delivery);
+    Write::Node { session: session.clone(), packed }
+}
+
 impl Redis {
     fn destinations(&self, delivery: &Delivery) -> Destinations {
         let keys = self.connector.keys();
@@ -73,9 +80,7 @@ impl Outbox for Redis {
         let found = self.destinations(&delivery);
         let is_join = matches!(delivery.body, Body::Join(_));
         if let ([session], true) = (&found.sessions[..], delivery.to.len() == 1 && !is_join) {
-            let mut packed = Vec::with_capacity(PACKED_BYTES);
-            put_delivery(&mut packed, &delivery);
-            return self.batcher.send(Write::Node { session: session.clone(), packed }).await;
+            return self.batcher.send(to_node(session, &delivery)).await;
         }
         let command = self.route(&delivery, &found);
         self.batcher.send(Write::Command { command, done: Done::Nobody(DELIVERY) }).await
@@ -84,10 +89,9 @@ impl Outbox for Redis {
     fn try_send(&self, delivery: &Delivery) -> bool {
         // The others need to be routed.
         let ([Address::Session(session)], false) = (&delivery.to[..], matches!(delivery.body, Body::Join(_))) else { return false };
-        let mut packed = Vec::with_capacity(PACKED_BYTES);
-        put_delivery(&mut packed, delivery);
-        let Some(permit) = self.batcher.free(packed.len()) else { return false };
-        permit.send(Write::Node { session: session.clone(), packed });
+        let write = to_node(session, delivery);
+        let Some(permit) = self.batcher.free(write.bytes()) else { return false };
+        permit.send(write);
         self.sent.increment(1);
         true
     }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use redis::Value;
 
 use crate::queue::redis::answers::text;
-use crate::wire::ids::SessionId;
+use crate::wire::ids::{SessionId, StreamId};
 use crate::wire::job::{JOB_FIELDS, Job, JobError};
 use crate::wire::packed::{JOB_FIELD, take_job};
 
@@ -29,9 +29,8 @@ impl EntryId {
     }
 
     fn parse(partition: u32, stream_id: &str) -> Option<Self> {
-        let (ms, sequence) = stream_id.split_once('-')?;
-        let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-        Some(Self { partition, ms: number(ms)?, sequence: number(sequence)? })
+        let StreamId { ms, sequence } = StreamId::parse(stream_id.as_bytes())?;
+        Some(Self { partition, ms, sequence })
     }
 }
 
