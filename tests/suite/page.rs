@@ -167,7 +167,8 @@ const WATCH_STATUS: &str = "window.states = [document.querySelector('#status').d
 
 #[tokio::test]
 async fn two_tabs_stay_connected_while_the_plugin_is_replaced_and_its_runners_are_killed() {
-    let config = Config::chat("memory");
+    // A build is good from its first moment on: on probation the third kill would have it rolled back, and its other runner ended.
+    let config = Config::chat("memory").with("probation.time", "0s").with("probation.calls", 0);
     plugin::install(&plugin::chat(), &config.plugins_dir(), "chat");
     let dev = Process::dev(&config);
     let url = dev.page_url();
