@@ -65,6 +65,24 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         next
     }
 
+    /// The next item of a busy lane, when it fits: it counts as running from now on, beside the one that does.
+    pub fn take_if(&mut self, key: &K, fits: impl FnOnce(&T) -> bool) -> Option<T> {
+        let items = &mut self.lanes.get_mut(key)?.items;
+        if !items.front().is_some_and(fits) {
+            return None;
+        }
+        self.waiting -= 1;
+        items.pop_front()
+    }
+
+    /// Puts back what was taken: the lane goes on with it.
+    pub fn put_back(&mut self, key: &K, item: T) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.items.push_front(item);
+            self.waiting += 1;
+        }
+    }
+
     /// Whether an item pushed to the lane of `key` would wait for others there.
     #[must_use]
     pub fn is_busy(&self, key: &K) -> bool {
@@ -130,6 +148,19 @@ mod tests {
         assert!(lanes.is_empty());
         lanes.push("a", 3);
         assert_eq!(lanes.start(), Some(("a", 3)));
+    }
+
+    #[test]
+    fn what_runs_together_is_taken_in_order_and_put_back_in_order() {
+        let mut lanes = Lanes::new();
+        for item in 0..4 {
+            lanes.push("a", item);
+        }
+        assert_eq!((lanes.take_if(&"b", |_| true), lanes.start()), (None, Some(("a", 0))));
+        assert_eq!((lanes.take_if(&"a", |item| *item == 2), lanes.take_if(&"a", |item| *item == 1)), (None, Some(1)));
+        assert_eq!((lanes.take_if(&"a", |_| true), lanes.waiting()), (Some(2), 1));
+        lanes.put_back(&"a", 2);
+        assert_eq!((lanes.go_on(&"a"), lanes.go_on(&"a"), lanes.go_on(&"a")), (Some(2), Some(3), None));
     }
 
     #[test]

@@ -10,7 +10,7 @@ const HEADER_BYTES: usize = 2 + 1 + 1 + 4 + 8 + 8;
 pub(super) const PAYLOAD_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Changes when frames or crumbs do: a runner of another release refuses to serve.
-pub(super) const PROTOCOL: u32 = 3;
+pub(super) const PROTOCOL: u32 = 4;
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,8 @@ pub(super) const PROTOCOL: u32 = 3;
 pub(super) enum Kind {
     /// Host: what to load, as `Hello`. The crumbs' descriptor comes with it.
     Hello = 1,
-    /// Host: run the call `number`; `code` is its operation.
+    /// Host: run the call `number`; `code` is its operation. With a `request`: behind the call of that number, which is the last one that was
+    /// sent, and only when that goes well and quickly.
     Call = 2,
     /// Host: do not begin the call `number` any more.
     Cancel = 3,
@@ -40,9 +41,11 @@ pub(super) enum Kind {
     Running = 21,
     /// Runner: the call `number` that was cancelled does not run, and never will.
     Cancelled = 22,
+    /// Runner: the call `number` does not run, because of the one before it, and never will.
+    NotBegun = 23,
 }
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 13] = [
     Kind::Hello,
     Kind::Call,
     Kind::Cancel,
@@ -55,6 +58,7 @@ const KINDS: [Kind; 12] = [
     Kind::Log,
     Kind::Running,
     Kind::Cancelled,
+    Kind::NotBegun,
 ];
 
 /// One frame.

@@ -2,6 +2,7 @@
 
 mod alarm;
 mod blame;
+mod chain;
 mod check;
 mod control;
 mod crumbs;
@@ -31,6 +32,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::chain::{Chain, Chained};
 pub use self::check::Checker;
 pub use self::control::{
     ANSWER_TIMEOUT, ControlAnswer, ControlRequest, PATH_ENDING, REQUEST_BYTES_MAX, SOCKET_ENDING, SOCKET_PATH_BYTES_MAX, control_dir,
@@ -96,6 +98,9 @@ pub enum CallError {
     /// No thread was free for it within its time: it was not begun and never will be.
     #[error("no thread of the plugin was free in time")]
     Late,
+    /// The call before it in its [`Chain`] did not go well, or was not quick: it was not begun and never will be. Make it again by itself.
+    #[error("not begun after the call before it")]
+    NotBegun,
     /// Too many calls are waiting for this plugin's threads.
     #[error("plugin has too many calls waiting")]
     Overloaded,
@@ -128,12 +133,14 @@ pub struct Call {
     pub timeout: Option<Duration>,
     /// How often it may have been the one that ended its runner. Then it runs alone there: at first, or from the second time on to its end.
     pub suspicions: u32,
+    /// Its place among calls that run one after the other.
+    pub chained: Option<Chained>,
 }
 
 impl Call {
     /// Without a time limit, beside others.
     pub fn new(operation: Operation, input: impl Into<Bytes>, sink: Arc<dyn HostSink>) -> Self {
-        Self { operation, input: input.into(), sink, timeout: None, suspicions: 0 }
+        Self { operation, input: input.into(), sink, timeout: None, suspicions: 0, chained: None }
     }
 
     /// With a time limit.
@@ -155,7 +162,7 @@ pub trait Callee: Send + Sync {
     /// [`CallError`]
     async fn call(&self, call: Call) -> Result<Answer, CallError>;
 
-    /// Whether a call that is past its time is ended, and a crash is no more than [`CallError::Crashed`].
+    /// Whether a call that is past its time is ended, and a crash is no more than [`CallError::Crashed`]. Only there calls may be chained.
     fn ends_calls(&self) -> bool;
 }
 

@@ -1,23 +1,27 @@
 //! One job's way through a plugin, to its verdict.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::poll;
 use plugsocket_plugin::call::Operation;
 use tokio::sync::Semaphore;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
+use super::ahead::{Ahead, Begun, Made, Seat};
 use super::call::message_call;
-use super::gates::{Gate, Passed, SLOW};
+use super::gates::{Gate, Passed};
 use super::lease::{Lease, Leased};
+use super::lines::Lane;
 use super::replies;
 use super::retry::{Ended, backoff, ended};
 use super::routes::{Meters, Route, Routes, attempts_of};
 use super::take::Held;
 use crate::config::LiveSettings;
 use crate::context::{ContextOptions, ContextSink, Sender};
-use crate::plugin::{Call, CallError, Floor, LiveVersion, Place, Plugins};
+use crate::plugin::{Answer, Call, CallError, Chain, Chained, Floor, Place, Plugins};
 use crate::queue::{Consumer, Queue, Verdict};
 use crate::wire::codes::ErrorCode;
 use crate::wire::job::Job;
@@ -37,7 +41,7 @@ pub(super) struct Dispatcher {
     pub(super) consumer: Arc<dyn Consumer>,
     pub(super) lease: Lease,
     /// Calls at once.
-    pub(super) slots: Semaphore,
+    pub(super) slots: Arc<Semaphore>,
     /// Room for jobs that can't run yet.
     pub(super) waiting: Arc<Semaphore>,
     pub(super) floor: Floor,
@@ -53,23 +57,19 @@ enum Step {
     Settled(Verdict),
     /// Once more, in this lane.
     Again(Duration),
+    /// Now by itself.
+    AtOnce,
     /// It is not this worker's any more.
     Lost,
 }
 
-/// A call that was made, and what with.
-struct Made<'call> {
-    version: &'call LiveVersion,
-    sink: &'call ContextSink,
-    route: &'call Route,
-}
-
 impl Dispatcher {
-    /// Runs a job to its verdict and settles it; abandons it, unsettled, when the drain has taken too long.
-    pub(super) async fn process(&self, mut held: Held) {
+    /// Runs a job to its verdict and settles it; abandons it, unsettled, when the drain has taken too long. `begun`: its call is with the plugin
+    /// already. Jobs behind it in its lane may be begun with it.
+    pub(super) async fn process(&self, mut held: Held, begun: Option<Begun>, lane: &mut Lane) {
         let verdict = tokio::select! {
             biased;
-            verdict = self.verdict(&mut held) => verdict,
+            verdict = self.verdict(&mut held, begun, lane) => verdict,
             () = self.cut.cancelled() => None,
         };
         let Some(verdict) = verdict else {
@@ -93,7 +93,7 @@ impl Dispatcher {
     }
 
     /// `None` when the job has passed to another worker.
-    async fn verdict(&self, held: &mut Held) -> Option<Verdict> {
+    async fn verdict(&self, held: &mut Held, mut begun: Option<Begun>, lane: &mut Lane) -> Option<Verdict> {
         if (held.taken.suspect || held.taken.crashes > 0)
             && let Some(verdict) = self.culprit(held).await
         {
@@ -101,13 +101,21 @@ impl Dispatcher {
         }
         let mut overloaded_since: Option<Instant> = None;
         loop {
-            let pause = match self.step(held, &mut overloaded_since).await {
+            let step = match begun.take() {
+                Some(begun) => self.finish(held, begun, lane, &mut overloaded_since).await,
+                None => self.step(held, lane, &mut overloaded_since).await,
+            };
+            let pause = match step {
                 Step::Settled(verdict) => return Some(verdict),
                 Step::Lost => return None,
-                Step::Again(pause) => pause,
+                Step::AtOnce => None,
+                Step::Again(pause) => Some(pause),
             };
+            lane.stand_alone();
             // The lane stays busy: what comes behind keeps its order.
-            time::sleep(pause).await;
+            if let Some(pause) = pause {
+                time::sleep(pause).await;
+            }
         }
     }
 
@@ -151,13 +159,13 @@ impl Dispatcher {
         gate.pass().await
     }
 
-    async fn step(&self, held: &mut Held, overloaded_since: &mut Option<Instant>) -> Step {
+    async fn step(&self, held: &mut Held, lane: &mut Lane, overloaded_since: &mut Option<Instant>) -> Step {
         let Some(known) = self.plugins.action(&held.taken.job.action) else { return self.unserved(&held.taken.job).await };
         // The gates first: a slow plugin or action must not sit in slots that others could use.
         let route = self.routes.of(&self.settings, &held.taken.job.action, &known.plugin);
         let is_contained = known.callee.ends_calls();
         drop(known); // Nothing holds a version while it waits, or a retired one would live on.
-        let Some(mut passed) = self.pass(&route.plugin_gate, held).await else { return Step::Lost };
+        let Some(passed) = self.pass(&route.plugin_gate, held).await else { return Step::Lost };
         let _narrow = match &route.action_gate {
             None => None,
             Some(gate) => {
@@ -165,8 +173,8 @@ impl Dispatcher {
                 Some(permit)
             }
         };
-        let Ok(slot) = self.slots.acquire().await else { return Step::Lost };
-        passed.occupy();
+        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return Step::Lost };
+        lane.seat = Some(Seat::new(passed, slot));
         // A runner's crash is its own: only where calls can end the worker itself must the suspects of its last end be alone in it.
         let place = if is_contained {
             None
@@ -175,20 +183,16 @@ impl Dispatcher {
         } else {
             Some(self.floor.shared().await)
         };
-        let mut run = std::pin::pin!(self.run(held, place, overloaded_since));
-        if passed.may_be_ahead() {
-            if let Ok(step) = time::timeout(SLOW, run.as_mut()).await {
-                return step;
-            }
-            // The plugin hangs: what only waits for a thread of it must not sit in slots that others could use.
-            if passed.step_aside() {
-                drop(slot);
-            }
-        }
-        run.await
+        self.run(held, place, lane, overloaded_since).await
     }
 
-    async fn run(&self, held: &mut Held, place: Option<Place<'_>>, overloaded_since: &mut Option<Instant>) -> Step {
+    async fn run(
+        &self,
+        held: &mut Held,
+        place: Option<Place<'_>>,
+        lane: &mut Lane,
+        overloaded_since: &mut Option<Instant>,
+    ) -> Step {
         let receipt = held.taken.receipt;
         if self.cut.is_cancelled() {
             return Step::Lost; // A place has just been left by a job that was cut; this one would overtake that, which runs elsewhere.
@@ -211,17 +215,33 @@ impl Dispatcher {
         let job = &held.taken.job;
         let route = self.routes.of(&self.settings, &job.action, &version.plugin);
         let leased = Arc::new(Leased { inner: self.sink(job, &route), lease: self.lease.clone(), receipt });
-        let attempt = self.attempt(held, &version, &leased, &route);
+        let made = Made { version, leased, route };
+        let attempt = self.attempt(held, &made, lane);
         let end = match place {
             Some(place) => place.run(attempt).await,
             None => attempt.await,
         };
+        self.weigh(held, end, &made, overloaded_since).await
+    }
+
+    /// As [`Self::run`], for a call that was made with that of the job before.
+    async fn finish(&self, held: &mut Held, begun: Begun, lane: &mut Lane, overloaded_since: &mut Option<Instant>) -> Step {
+        let Begun { answer, made, started, running, following } = begun;
+        let result = lane.wait(answer).await;
+        drop((running, following));
+        let end = self.ended(held, &made, result, started);
+        self.weigh(held, end, &made, overloaded_since).await
+    }
+
+    /// What an attempt's end means for the job.
+    async fn weigh(&self, held: &mut Held, end: Ended, made: &Made, overloaded_since: &mut Option<Instant>) -> Step {
+        let (receipt, job) = (held.taken.receipt, &held.taken.job);
         if !self.lease.is_ours(&receipt) {
             tracing::warn!(job = job.message_id(), "the lease has passed during the call: its outcome is dropped, the job runs elsewhere");
             return Step::Lost;
         }
         let end = match (end, &overloaded_since) {
-            (Ended::Overloaded, Some(since)) if since.elapsed() > route.settings.worker.unserved_timeout => {
+            (Ended::Overloaded, Some(since)) if since.elapsed() > made.route.settings.worker.unserved_timeout => {
                 Ended::Failed { code: ErrorCode::Failed, reason: CallError::Overloaded.to_string() }
             }
             (end, _) => end,
@@ -234,25 +254,26 @@ impl Dispatcher {
         }
         held.is_alone = false;
         let job = &mut held.taken.job;
-        self.conclude(job, end, Made { version: &version, sink: &leased.inner, route: &route }, overloaded_since).await
+        self.conclude(job, end, made, overloaded_since).await
     }
 
     /// What follows from an attempt's end.
-    async fn conclude(&self, job: &mut Job, end: Ended, call: Made<'_>, overloaded_since: &mut Option<Instant>) -> Step {
+    async fn conclude(&self, job: &mut Job, end: Ended, call: &Made, overloaded_since: &mut Option<Instant>) -> Step {
         let outbox = self.queue.outbox.as_ref();
         match end {
             Ended::Done(data) => {
-                replies::reply(outbox, job, data, call.sink).await;
+                replies::reply(outbox, job, data, &call.leased.inner).await;
                 Step::Settled(Verdict::Done)
             }
             Ended::Rejected(reject) => {
-                replies::failure(outbox, job, &reject.code, &reject.message, call.sink.next_index()).await;
+                replies::failure(outbox, job, &reject.code, &reject.message, call.leased.inner.next_index()).await;
                 Step::Settled(Verdict::Done)
             }
             Ended::Overloaded => {
                 overloaded_since.get_or_insert_with(Instant::now);
                 Step::Again(OVERLOADED_PAUSE)
             }
+            Ended::NotBegun => Step::AtOnce,
             Ended::Unavailable => self.unserved(job).await,
             Ended::Interrupted { is_suspect } => {
                 tracing::info!(plugin = %call.version.plugin, action = job.action, job = job.message_id(), is_suspect, "interrupted; made again");
@@ -275,27 +296,49 @@ impl Dispatcher {
                 }
                 let is_late = code == ErrorCode::Timeout;
                 let text = if is_late { "the message was not handled in time" } else { "the message could not be handled" };
-                replies::failure(outbox, job, code.as_str(), text, call.sink.next_index()).await;
+                replies::failure(outbox, job, code.as_str(), text, call.leased.inner.next_index()).await;
                 Step::Settled(Verdict::Dead { job: Box::new(job.clone()), reason, version: sha256.to_string() })
             }
         }
     }
 
-    async fn attempt(&self, held: &Held, version: &LiveVersion, sink: &Arc<Leased>, route: &Route) -> Ended {
-        let job = &held.taken.job;
-        let input = message_call(job, sink.inner.message_id(), route.timeout);
-        self.meters.running.increment(1);
-        let started = Instant::now();
-        let call = Call {
-            suspicions: held.interruptions.suspicions(),
-            ..Call::new(Operation::Action, input, Arc::clone(sink) as _).within(route.timeout)
+    /// Makes a job's call and, when that pays, those of jobs behind it in its lane.
+    async fn attempt(&self, held: &Held, made: &Made, lane: &mut Lane) -> Ended {
+        let next = if self.may_lead(held, made, lane) { lane.take_if(|next| self.may_follow(next, made)) } else { None };
+        let chain = next.is_some().then(Arc::<Chain>::default);
+        let (started, _running) = (Instant::now(), self.meters.run());
+        let call = self.call(held, made, chain.as_ref().map(Chain::first));
+        let mut answer = made.version.callee.call(call);
+        let result = match poll!(answer.as_mut()) {
+            Poll::Ready(result) => {
+                lane.ahead.extend(next.map(|held| Ahead { held, begun: None }));
+                result
+            }
+            Poll::Pending => {
+                if let (Some(next), Some(chain)) = (next, chain) {
+                    self.begin_behind(next, made, &chain, lane).await;
+                }
+                lane.wait(answer).await
+            }
         };
-        let result = version.callee.call(call).await;
-        self.meters.running.decrement(1);
+        self.ended(held, made, result, started)
+    }
+
+    pub(super) fn call(&self, held: &Held, made: &Made, chained: Option<Chained>) -> Call {
+        let input = message_call(&held.taken.job, made.leased.inner.message_id(), made.route.timeout);
+        let call = Call::new(Operation::Action, input, Arc::clone(&made.leased) as _).within(made.route.timeout);
+        Call { suspicions: held.interruptions.suspicions(), chained, ..call }
+    }
+
+    fn ended(&self, held: &Held, made: &Made, result: Result<Answer, CallError>, started: Instant) -> Ended {
+        let Made { version, route, .. } = made;
         let took = started.elapsed();
-        route.plugin_gate.note(took);
-        route.seconds.record(took);
+        if !matches!(result, Err(CallError::NotBegun)) {
+            route.plugin_gate.note(took);
+            route.seconds.record(took);
+        }
         if matches!(result, Err(CallError::TimedOut)) && !version.callee.ends_calls() {
+            let job = &held.taken.job;
             tracing::warn!(
                 plugin = %version.plugin, sha256 = %version.version, action = job.action, job = job.message_id(), timeout = ?route.timeout,
                 "call timed out; in this process it can't be stopped and goes on in its thread"
@@ -317,7 +360,7 @@ impl Dispatcher {
         Step::Settled(Verdict::Dead { job: Box::new(job.clone()), reason, version: String::new() })
     }
 
-    fn sink(&self, job: &Job, route: &Route) -> ContextSink {
+    pub(super) fn sink(&self, job: &Job, route: &Route) -> ContextSink {
         let options = ContextOptions {
             queue: self.queue.clone(),
             plugin: Arc::clone(&route.plugin),

@@ -23,8 +23,19 @@ pub(super) struct Gates {
     gates: Mutex<HashMap<Arc<str>, Arc<Gate>>>,
 }
 
+/// How many may be behind a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Widths {
+    pub(super) calls: usize,
+    /// While calls are quick.
+    pub(super) quick: usize,
+    /// Calls that come behind others, of which one runs at a time.
+    pub(super) follow: usize,
+}
+
 /// A way through for so many at once.
 pub(super) struct Gate {
+    widths: Widths,
     width: usize,
     /// How many more may pass while calls are quick.
     ahead: usize,
@@ -36,6 +47,17 @@ pub(super) struct Gate {
     owed: AtomicUsize,
     /// Those behind it that occupy a slot.
     occupying: AtomicUsize,
+    /// Places left for calls that go to the plugin behind others, of which one runs at a time.
+    follow: AtomicUsize,
+}
+
+/// The place of a call that is with the plugin behind another one.
+pub(super) struct Following(Arc<Gate>);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.follow.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// A place behind the gate.
@@ -46,22 +68,23 @@ pub(super) struct Passed {
 }
 
 impl Gates {
-    /// The gate of `name`; a new one when its width has been changed. `quick_width`: how many may pass while calls are quick.
-    pub(super) fn of(&self, name: &str, width: usize, quick_width: usize) -> Arc<Gate> {
-        let width = width.clamp(1, Semaphore::MAX_PERMITS / 2);
-        let ahead = quick_width.min(Semaphore::MAX_PERMITS / 2).saturating_sub(width);
+    /// The gate of `name`; a new one when its widths have been changed.
+    pub(super) fn of(&self, name: &str, widths: Widths) -> Arc<Gate> {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(gate) = gates.get(name).filter(|gate| (gate.width, gate.ahead) == (width, ahead)) {
+        if let Some(gate) = gates.get(name).filter(|gate| gate.widths == widths) {
             return Arc::clone(gate);
         }
+        let width = widths.calls.clamp(1, Semaphore::MAX_PERMITS / 2);
         let gate = Arc::new(Gate {
+            widths,
             width,
-            ahead,
+            ahead: widths.quick.min(Semaphore::MAX_PERMITS / 2).saturating_sub(width),
             semaphore: Arc::new(Semaphore::new(width)),
             average_ns: AtomicU64::new(nanoseconds(QUICK)),
             is_quick: AtomicBool::new(false),
             owed: AtomicUsize::new(0),
             occupying: AtomicUsize::new(0),
+            follow: AtomicUsize::new(widths.follow),
         });
         gates.insert(name.into(), Arc::clone(&gate));
         gate
@@ -73,6 +96,13 @@ impl Gate {
     pub(super) fn try_pass(self: &Arc<Self>) -> Option<Passed> {
         let permit = Arc::clone(&self.semaphore).try_acquire_owned().ok()?;
         Some(self.passed(permit))
+    }
+
+    /// A place behind a call that has passed; `None` when there are enough.
+    pub(super) fn follow(self: &Arc<Self>) -> Option<Following> {
+        let one_less = |left: usize| left.checked_sub(1);
+        self.follow.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).ok()?;
+        Some(Following(Arc::clone(self)))
     }
 
     /// Passes, in the order of coming.
@@ -115,9 +145,14 @@ impl Passed {
         self.gate.occupying.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Whether calls are quick at present.
+    pub(super) fn is_quick(&self) -> bool {
+        self.gate.is_quick.load(Ordering::Relaxed)
+    }
+
     /// Whether more may be behind the gate than the plugin has threads.
     pub(super) fn may_be_ahead(&self) -> bool {
-        self.gate.is_quick.load(Ordering::Relaxed) || self.gate.owed.load(Ordering::Relaxed) > 0
+        self.is_quick() || self.gate.owed.load(Ordering::Relaxed) > 0
     }
 
     /// Its call has taken [`SLOW`] and goes on: no more go ahead. True when it is to leave its slot: as many as the plugin has threads keep theirs.
@@ -153,13 +188,17 @@ fn nanoseconds(duration: Duration) -> u64 {
 mod tests {
     use super::*;
 
+    fn widths(calls: usize, quick: usize) -> Widths {
+        Widths { calls, quick, follow: 3 }
+    }
+
     fn fill(gate: &Arc<Gate>) -> Vec<Passed> {
         std::iter::from_fn(|| gate.try_pass()).collect()
     }
 
     #[test]
     fn quick_calls_go_ahead_and_slow_ones_do_not() {
-        let gate = Gates::default().of("chat", 2, 8);
+        let gate = Gates::default().of("chat", widths(2, 8));
         assert_eq!(fill(&gate).len(), 2, "nothing is known of it yet");
         (0..100).for_each(|_| gate.note(Duration::from_micros(10)));
         let passed = fill(&gate);
@@ -175,7 +214,7 @@ mod tests {
 
     #[test]
     fn turning_to_and_fro_neither_makes_nor_loses_a_place() {
-        let gate = Gates::default().of("chat", 3, 10);
+        let gate = Gates::default().of("chat", widths(3, 10));
         for round in 0..20 {
             let held: Vec<_> = fill(&gate).into_iter().take(round % 5).collect();
             (0..200).for_each(|_| gate.note(Duration::from_micros(1)));
@@ -195,7 +234,7 @@ mod tests {
 
     #[test]
     fn of_those_that_hang_as_many_keep_their_slots_as_the_plugin_has_threads() {
-        let gate = Gates::default().of("chat", 2, 8);
+        let gate = Gates::default().of("chat", widths(2, 8));
         (0..100).for_each(|_| gate.note(Duration::from_micros(10)));
         let mut passed = fill(&gate);
         passed.iter_mut().for_each(Passed::occupy);
@@ -209,11 +248,20 @@ mod tests {
     }
 
     #[test]
+    fn no_more_follow_than_may() {
+        let gate = Gates::default().of("chat", widths(2, 8));
+        let following: Vec<_> = std::iter::from_fn(|| gate.follow()).collect();
+        assert_eq!(following.len(), 3);
+        drop(following);
+        assert!(gate.follow().is_some());
+    }
+
+    #[test]
     fn without_more_to_let_ahead_it_stays_as_wide_as_it_is() {
         let gates = Gates::default();
-        let gate = gates.of("chat", 4, 4);
+        let gate = gates.of("chat", widths(4, 4));
         (0..100).for_each(|_| gate.note(Duration::ZERO));
         assert_eq!(fill(&gate).len(), 4);
-        assert!(Arc::ptr_eq(&gate, &gates.of("chat", 4, 1)) && !Arc::ptr_eq(&gate, &gates.of("chat", 5, 4)));
+        assert!(Arc::ptr_eq(&gate, &gates.of("chat", widths(4, 4))) && !Arc::ptr_eq(&gate, &gates.of("chat", widths(5, 5))));
     }
 }

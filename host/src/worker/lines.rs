@@ -1,11 +1,15 @@
 //! The lanes of a worker at work: one task for each lane that has something to do, which goes on until the lane is empty.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::time;
 use tokio_util::task::TaskTracker;
 
+use super::ahead::{Ahead, Seat};
 use super::dispatch::Dispatcher;
+use super::gates::SLOW;
 use super::take::Held;
 use crate::config::Ordering;
 use crate::lanes::Lanes;
@@ -70,7 +74,7 @@ impl Lines {
         let mut state = self.lock();
         while let Some((key, held)) = state.lanes.start() {
             state.running += 1;
-            let lane = Lane { lines: Arc::clone(self), key, has_ended: false };
+            let lane = Lane { lines: Arc::clone(self), key, ahead: VecDeque::new(), seat: None, finished: 0, has_ended: false };
             // Boxed: it is large, and would be copied at each step of its way into the runtime.
             self.tasks.spawn(Box::pin(lane.run(held)));
         }
@@ -89,17 +93,30 @@ impl Lines {
 }
 
 /// A lane's task.
-struct Lane {
+pub(super) struct Lane {
     lines: Arc<Lines>,
     key: LaneKey,
+    /// Jobs behind the one that is being processed whose calls may be with the plugin already.
+    pub(super) ahead: VecDeque<Ahead>,
+    /// Of the call that runs, and those behind it.
+    pub(super) seat: Option<Seat>,
+    /// Those of them that have been processed, and are still counted.
+    finished: usize,
     has_ended: bool,
 }
 
 impl Lane {
     async fn run(mut self, first: Held) {
+        let dispatcher = Arc::clone(&self.lines.dispatcher);
         let mut next = Some(first);
         while let Some(held) = next {
-            self.lines.dispatcher.process(held).await;
+            dispatcher.process(held, None, &mut self).await;
+            self.rest();
+            while let Some(Ahead { held, begun }) = self.ahead.pop_front() {
+                self.finished += 1;
+                dispatcher.process(held, begun, &mut self).await;
+                self.rest();
+            }
             next = self.next();
         }
     }
@@ -107,6 +124,7 @@ impl Lane {
     /// The lane's next job; without one, the lane has ended.
     fn next(&mut self) -> Option<Held> {
         let mut state = self.lines.lock();
+        state.running -= std::mem::take(&mut self.finished);
         let next = state.lanes.go_on(&self.key);
         if next.is_none() {
             state.running -= 1;
@@ -117,6 +135,39 @@ impl Lane {
         }
         next
     }
+
+    /// Gives up the seat when the next call is not with the plugin yet.
+    fn rest(&mut self) {
+        if self.ahead.front().is_none_or(|ahead| ahead.begun.is_none()) {
+            self.seat = None;
+        }
+    }
+
+    /// The job that is being processed goes on by itself, and those behind it wait for that: none of their calls begins.
+    pub(super) fn stand_alone(&mut self) {
+        self.seat = None;
+        self.ahead.iter_mut().for_each(|ahead| ahead.begun = None);
+    }
+
+    /// Waits for a call's end. If that takes long, the seat may have to be left to others.
+    pub(super) async fn wait<T>(&mut self, call: impl Future<Output = T>) -> T {
+        let mut call = std::pin::pin!(call);
+        if let Some(seat) = self.seat.as_mut().filter(|seat| seat.may_be_ahead()) {
+            if let Ok(end) = time::timeout(SLOW, call.as_mut()).await {
+                return end;
+            }
+            seat.step_aside();
+        }
+        call.await
+    }
+
+    /// The job behind all that have been taken, when it fits, to run with them.
+    pub(super) fn take_if(&mut self, fits: impl FnOnce(&Held) -> bool) -> Option<Held> {
+        let mut state = self.lines.lock();
+        let taken = state.lanes.take_if(&self.key, fits)?;
+        state.running += 1;
+        Some(taken)
+    }
 }
 
 /// Normally the lane has ended by then; a task that panics leaves its jobs to another one.
@@ -124,7 +175,10 @@ impl Drop for Lane {
     fn drop(&mut self) {
         if !self.has_ended {
             let mut state = self.lines.lock();
-            state.running -= 1;
+            state.running -= 1 + self.finished + self.ahead.len();
+            for Ahead { held, .. } in self.ahead.drain(..).rev() {
+                state.lanes.put_back(&self.key, held);
+            }
             state.lanes.finish(&self.key);
             self.lines.ended.notify_one();
         }

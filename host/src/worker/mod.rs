@@ -1,5 +1,6 @@
 //! From the queue to the plugins: takes jobs, keeps lanes in order, settles what became of each.
 
+mod ahead;
 mod call;
 mod dispatch;
 mod gates;
@@ -75,7 +76,7 @@ pub async fn run(
         settings: Arc::clone(&settings),
         lease: Lease::new(Arc::clone(&consumer)),
         consumer: Arc::clone(&consumer),
-        slots: Semaphore::new(slots),
+        slots: Arc::new(Semaphore::new(slots)),
         waiting,
         floor: Floor::default(),
         routes: Routes::default(),

@@ -28,6 +28,8 @@ pub(super) enum Ended {
     },
     /// It was not attempted: the plugin has no room, or had no thread in time.
     Overloaded,
+    /// It was not attempted, because of the call before it: it runs by itself.
+    NotBegun,
     /// It was not attempted: the plugin has no runner.
     Unavailable,
     /// It does not count: another call ended its runner, or it can't be told which one did.
@@ -51,6 +53,7 @@ pub(super) fn ended(result: Result<Answer, CallError>, frame_bytes_max: usize) -
         Ok(Answer { status: Status::Unsupported, .. }) => failed("plugin does not know this operation: rebuild it".to_owned()),
         Err(CallError::TimedOut) => Ended::Failed { code: ErrorCode::Timeout, reason: CallError::TimedOut.to_string() },
         Err(CallError::Late | CallError::Overloaded) => Ended::Overloaded,
+        Err(CallError::NotBegun) => Ended::NotBegun,
         Err(CallError::Unavailable(_)) => Ended::Unavailable,
         Err(CallError::Interrupted { is_suspect }) => Ended::Interrupted { is_suspect },
         Err(error) => failed(error.to_string()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Histogram};
 
-use super::gates::{Gate, Gates};
+use super::gates::{Gate, Gates, Widths};
 use crate::config::{LiveSettings, PluginSettings, Settings};
 use crate::context::NameLimits;
 
@@ -16,6 +16,7 @@ const ROUTES_MAX: usize = 4096;
 /// The terms on which jobs of one action run in one plugin, under the settings of one moment.
 pub(super) struct Route {
     pub(super) settings: Arc<Settings>,
+    pub(super) action: Box<str>,
     pub(super) plugin: Arc<str>,
     pub(super) timeout: Duration,
     pub(super) attempts: u32,
@@ -60,15 +61,18 @@ impl Routes {
         let limits = settings.plugins.get(&**plugin).unwrap_or(&default);
         let threads = limits.calls_max();
         // Half of what may wait in the plugin is left to other calls: what comes ahead must not be refused, nor have others refused.
-        let quick = settings.worker.slots.min(threads.saturating_add(limits.waiting_max / 2));
+        let waiting = limits.waiting_max / 2;
+        let quick = settings.worker.slots.min(threads.saturating_add(waiting));
+        let follow = waiting.saturating_sub(quick.saturating_sub(threads));
         let concurrency = found.and_then(|action| action.concurrency);
         Route {
+            action: action.into(),
             timeout: found.and_then(|action| action.timeout).unwrap_or(settings.worker.timeout),
             attempts: attempts_of(&settings, action),
             frame_bytes_max: usize::try_from(settings.limits.frame_out_max.as_u64()).unwrap_or(usize::MAX),
             names: NameLimits::from(&*settings),
-            plugin_gate: self.plugin_gates.of(plugin, threads, quick),
-            action_gate: concurrency.map(|width| self.action_gates.of(action, width, width)),
+            plugin_gate: self.plugin_gates.of(plugin, Widths { calls: threads, quick, follow }),
+            action_gate: concurrency.map(|width| self.action_gates.of(action, Widths { calls: width, quick: width, follow: 0 })),
             seconds: metrics::histogram!("plugsocket_call_seconds", "plugin" => plugin.to_string()),
             plugin: Arc::clone(plugin),
             settings,
@@ -83,7 +87,7 @@ pub(super) fn attempts_of(settings: &Settings, action: &str) -> u32 {
 
 /// What is counted for every job.
 pub(super) struct Meters {
-    pub(super) running: metrics::Gauge,
+    running: metrics::Gauge,
     pub(super) done: Counter,
     pub(super) later: Counter,
     pub(super) dead: Counter,
@@ -93,6 +97,21 @@ impl Meters {
     pub(super) fn new() -> Self {
         let settled = |verdict: &'static str| metrics::counter!("plugsocket_jobs_settled_total", "verdict" => verdict);
         Self { running: metrics::gauge!("plugsocket_calls_running"), done: settled("done"), later: settled("later"), dead: settled("dead") }
+    }
+
+    /// One more call runs, until what is answered is dropped.
+    pub(super) fn run(&self) -> Running {
+        self.running.increment(1);
+        Running(self.running.clone())
+    }
+}
+
+/// A call that runs.
+pub(super) struct Running(metrics::Gauge);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.decrement(1);
     }
 }
 

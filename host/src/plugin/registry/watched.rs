@@ -109,7 +109,9 @@ impl Tally {
             }
             Ok(_) => false,
             // It did not run, or another is to blame: it comes again.
-            Err(CallError::Interrupted { .. } | CallError::Late | CallError::Overloaded | CallError::Unavailable(_)) => return,
+            Err(
+                CallError::Interrupted { .. } | CallError::Late | CallError::NotBegun | CallError::Overloaded | CallError::Unavailable(_),
+            ) => return,
             Err(CallError::TimedOut) => {
                 self.timeouts.fetch_add(1, Ordering::Relaxed);
                 true
@@ -140,8 +142,10 @@ impl Tally {
     }
 
     fn note_followed(&self, followed: &Followed, result: &Result<Answer, CallError>) {
-        let is_undecided =
-            matches!(result, Err(CallError::Interrupted { .. } | CallError::Late | CallError::Overloaded | CallError::Unavailable(_)));
+        let is_undecided = matches!(
+            result,
+            Err(CallError::Interrupted { .. } | CallError::Late | CallError::NotBegun | CallError::Overloaded | CallError::Unavailable(_))
+        );
         if !is_undecided {
             followed.has_crashed.store(matches!(result, Err(CallError::Crashed(_))), Ordering::Relaxed);
             followed.has_ended.store(true, Ordering::Release);

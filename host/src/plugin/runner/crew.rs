@@ -2,18 +2,18 @@
 //! other: no thread is woken for them. Others help when the calls take long, and one leads on when the leader does not come back from a
 //! call.
 
-use std::collections::VecDeque;
 use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use plugsocket_plugin::call::{Operation, Status};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 use super::door::{Door, Waiter, take_waited};
 use super::out::Out;
+use super::waiting::{Waiting, Work};
 use super::{READ_BYTES, faults};
 use crate::plugin::Answer;
 use crate::plugin::alarm::Alarm;
@@ -22,6 +22,10 @@ use crate::plugin::frames::{Frame, Head, Kind, take};
 use crate::plugin::pace::{Pace, TURN, TURN_MAX};
 use crate::plugin::pool::Subject;
 
+/// Of a chain nothing more begins here after a call that took so long, or when the chain is so old: the host knows what to do then, and each call
+/// has the time that it was given.
+const QUICK: Duration = Duration::from_millis(1);
+const CHAIN_AGE_MAX: Duration = Duration::from_millis(20);
 /// Answers that are not written yet; of older ones the crumbs know no more.
 const UNWRITTEN_MAX: usize = LAST_MAX - 1;
 
@@ -48,7 +52,7 @@ struct Reading {
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Work>,
+    waiting: Waiting,
     running: usize,
     leader: Option<usize>,
     /// Since when the leader runs calls and does not read.
@@ -63,12 +67,14 @@ impl State {
     fn is_over(&self) -> bool {
         self.is_closed && self.waiting.is_empty() && self.running == 0
     }
-}
 
-struct Work {
-    number: u64,
-    operation: Operation,
-    input: Bytes,
+    /// A call has ended; those behind it are next.
+    fn end(&mut self, rest: Option<Work>) {
+        self.running -= 1;
+        if let Some(rest) = rest {
+            self.waiting.push_first(rest);
+        }
+    }
 }
 
 /// Why a thread serves no more.
@@ -117,10 +123,10 @@ impl Runner {
                 state = self.lock();
             } else if let Some(work) = self.begin(&mut state, thread) {
                 drop(state);
-                self.run(thread, subject, &work, Instant::now());
+                let (_, rest) = self.run(thread, subject, work, Instant::now());
                 self.out.flush();
                 state = self.lock();
-                state.running -= 1;
+                state.end(rest);
             } else {
                 state = self.rest(state);
             }
@@ -155,15 +161,15 @@ impl Runner {
         if state.running >= self.calls_max {
             return None; // Who ends one takes the next.
         }
-        let work = state.waiting.pop_front()?;
+        let work = state.waiting.pop()?;
         state.running += 1;
         // Within the lock: from here on it can't be withdrawn any more.
         self.crumbs.note(thread, work.number);
         Some(work)
     }
 
-    /// Runs a call; its answer is to be flushed. Answers when it ended.
-    fn run(&self, thread: usize, subject: &impl Subject, work: &Work, began: Instant) -> Instant {
+    /// Runs a call; its answer is to be flushed. Answers when it ended, and what is to run behind it.
+    fn run(&self, thread: usize, subject: &impl Subject, work: Work, began: Instant) -> (Instant, Option<Work>) {
         let answer = subject.call(work.number, work.operation, &work.input);
         if faults::is_copy() {
             faults::end(0); // It must neither answer nor read what is written to its original.
@@ -172,8 +178,22 @@ impl Runner {
         // Not sooner: the host finds a call either here or in its answer. As long as that is not written, it is one of those begun last.
         self.crumbs.note(thread, 0);
         let ended = Instant::now();
-        self.pace.note(ended.duration_since(began).saturating_sub(take_waited()));
-        ended
+        let took = ended.duration_since(began);
+        self.pace.note(took.saturating_sub(take_waited()));
+        // What was rejected is over as well; but only of this the host need not look at the answer to know it.
+        let goes_on = answer.status == Status::Done && took < QUICK && work.age(ended) < CHAIN_AGE_MAX;
+        if !goes_on {
+            self.give_back(work.behind());
+            return (ended, None);
+        }
+        (ended, work.into_rest())
+    }
+
+    /// Tells the host of calls that will never begin; to be flushed.
+    fn give_back<'work>(&self, works: impl IntoIterator<Item = &'work Work>) {
+        for work in works {
+            self.out.put(Head::call(Kind::NotBegun, 0, work.number), &[]);
+        }
     }
 
     /// Reads, and runs what is not too much for one thread. Answers whether the host has closed; otherwise another thread leads now.
@@ -225,9 +245,10 @@ impl Runner {
             }
             let Some(work) = self.begin(&mut state, thread) else { break };
             drop(state);
-            now = self.run(thread, subject, &work, now);
+            let rest;
+            (now, rest) = self.run(thread, subject, work, now);
             state = self.lock();
-            state.running -= 1;
+            state.end(rest);
             if state.leader != Some(thread) {
                 break;
             }
@@ -341,11 +362,17 @@ impl Runner {
         match frame.kind {
             Kind::Call => {
                 let Ok(operation) = Operation::try_from(u32::from(frame.code)) else { return };
+                let work = Work::new(frame.number, operation, frame.payload);
                 // The host bounds what it sends.
-                self.lock().waiting.push_back(Work { number: frame.number, operation, input: frame.payload });
+                let refused = self.lock().waiting.push(work, frame.request);
+                if let Err(work) = refused {
+                    self.give_back([&work]);
+                    self.out.flush();
+                }
             }
             Kind::Cancel => {
-                self.lock().waiting.retain(|work| work.number != frame.number);
+                let rest = self.lock().waiting.withdraw(frame.number);
+                self.give_back(&rest);
                 let is_running = self.crumbs.calls().contains(&frame.number);
                 let kind = if is_running { Kind::Running } else { Kind::Cancelled };
                 self.out.send(Head::call(kind, 0, frame.number), &[]);

@@ -4,6 +4,7 @@ mod crew;
 mod door;
 mod faults;
 mod out;
+mod waiting;
 
 use std::ffi::OsString;
 use std::io::{self, IoSliceMut, Read as _};

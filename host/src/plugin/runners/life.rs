@@ -107,7 +107,7 @@ impl Runner {
         let runner = Self {
             id: child.id().unwrap_or_default(),
             started: Instant::now(),
-            link: Link::default(),
+            link: Link::new(),
             crumbs,
             floor: Floor::default(),
             open_max: settings.threads.max(1).saturating_add(settings.waiting_max),
@@ -118,6 +118,11 @@ impl Runner {
             ended: CancellationToken::new(),
         };
         (Arc::new(runner), Body { child, group, socket, input, speech })
+    }
+
+    /// Whether it is the one that a chain is bound to.
+    pub(super) fn is(&self, link: u64) -> bool {
+        self.link.id == link
     }
 
     /// Calls that are open.
@@ -200,8 +205,7 @@ impl Runner {
             count => self.floor.alone(count > 1).await,
         };
         let served = async {
-            let begun = self.link.begin(call.operation, &call.input, call.suspicions, self.open_max)?;
-            let Some((number, pending)) = begun else { return Ok(None) };
+            let Some((number, pending)) = self.link.begin(call, self.open_max)? else { return Ok(None) };
             given.store(number, Ordering::Relaxed);
             let _open = Open { runner: self, number };
             loop {

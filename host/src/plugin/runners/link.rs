@@ -12,9 +12,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::Notify;
 
+use crate::plugin::chain::Last;
 use crate::plugin::frames::{Frame, Head, Kind, PAYLOAD_BYTES_MAX};
 use crate::plugin::pool::CALL_IS_OVER;
-use crate::plugin::{Answer, CallError};
+use crate::plugin::{Answer, Call, CallError};
 
 /// What comes for a call.
 pub(super) enum Event {
@@ -79,9 +80,12 @@ impl Pending {
     }
 }
 
+/// Counts the links of this process: each has a number of its own.
+static LINKS: AtomicU64 = AtomicU64::new(0);
+
 /// Both directions of one runner's socket.
-#[derive(Default)]
 pub(super) struct Link {
+    pub(super) id: u64,
     outgoing: Mutex<Outgoing>,
     wake: Notify,
     calls: Mutex<Calls>,
@@ -123,6 +127,17 @@ struct Calls {
 }
 
 impl Link {
+    pub(super) fn new() -> Self {
+        Self {
+            id: LINKS.fetch_add(1, Ordering::Relaxed),
+            outgoing: Mutex::default(),
+            wake: Notify::new(),
+            calls: Mutex::default(),
+            next: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+        }
+    }
+
     fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -165,16 +180,27 @@ impl Link {
     /// Hands a call over, unless `open_max` are there already; answers its number. `None` when the runner takes no more calls.
     ///
     /// # Errors
-    /// [`CallError::Overloaded`]
-    pub(super) fn begin(
-        &self,
-        operation: Operation,
-        input: &Bytes,
-        suspicions: u32,
-        open_max: usize,
-    ) -> Result<Option<(u64, Arc<Pending>)>, CallError> {
+    /// [`CallError::Overloaded`]; [`CallError::NotBegun`] when the call before it in its chain is not the last one here.
+    pub(super) fn begin(&self, call: &Call, open_max: usize) -> Result<Option<(u64, Arc<Pending>)>, CallError> {
+        let Some(chained) = &call.chained else { return self.begin_behind(call, 0, open_max) };
+        let before = match chained.before() {
+            Ok(None) => 0,
+            Ok(Some(before)) if before.runner == self.id => before.number,
+            Ok(Some(_)) | Err(()) => {
+                chained.note(None);
+                return Err(CallError::NotBegun);
+            }
+        };
+        let begun = self.begin_behind(call, before, open_max);
+        let number = begun.as_ref().ok().and_then(|begun| begun.as_ref().map(|(number, _)| *number));
+        chained.note(number.map(|number| Last { runner: self.id, number }));
+        begun
+    }
+
+    fn begin_behind(&self, call: &Call, before: u64, open_max: usize) -> Result<Option<(u64, Arc<Pending>)>, CallError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let pending = Arc::new(Pending { operation, input: input.clone(), suspicions, state: Mutex::default() });
+        let Call { operation, suspicions, .. } = *call;
+        let pending = Arc::new(Pending { operation, input: call.input.clone(), suspicions, state: Mutex::default() });
         let mut calls = self.calls();
         if calls.is_left {
             return Ok(None);
@@ -184,7 +210,7 @@ impl Link {
         }
         calls.pending.insert(number, Arc::clone(&pending));
         // Within the lock, so that no call comes behind the last word.
-        self.send(Head::call(Kind::Call, operation as u8, number), input);
+        self.send(Head { request: before, ..Head::call(Kind::Call, operation as u8, number) }, &call.input);
         drop(calls);
         Ok(Some((number, pending)))
     }
@@ -221,6 +247,10 @@ impl Link {
                     Err(status) => Answer::retry(format!("runner answered with the unknown status {status}")),
                 };
                 pending.push(Event::Ended(Ok(answer)));
+            }
+            Kind::NotBegun => {
+                let Some(pending) = self.calls().pending.remove(&number) else { return };
+                pending.push(Event::Ended(Err(CallError::NotBegun)));
             }
             Kind::Request => match self.calls().pending.get(&number) {
                 Some(pending) => pending.push(Event::Request { request, operation: code, input: payload }),

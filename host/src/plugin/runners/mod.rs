@@ -25,7 +25,7 @@ use self::life::Runner;
 use super::blame::RunnerEvent;
 use super::error::PluginError;
 use super::launcher::Launcher;
-use super::{Answer, Call, CallError, Callee, Retirable};
+use super::{Answer, Call, CallError, Callee, Chained, Retirable};
 use crate::config::PluginSettings;
 
 /// What a version's runners load, and how they live.
@@ -113,9 +113,13 @@ impl Shared {
         }
     }
 
+    fn serving(&self) -> impl Iterator<Item = Arc<Runner>> {
+        self.places.iter().filter_map(ArcSwapOption::load_full).filter(|runner| !runner.left().is_cancelled())
+    }
+
     fn best(&self) -> Option<Arc<Runner>> {
-        let serving = self.places.iter().filter_map(ArcSwapOption::load_full).filter(|runner| !runner.left().is_cancelled());
-        if self.places.len() == 1 { serving.into_iter().next() } else { serving.min_by_key(|runner| runner.open()) }
+        let mut serving = self.serving();
+        if self.places.len() == 1 { serving.next() } else { serving.min_by_key(|runner| runner.open()) }
     }
 }
 
@@ -124,6 +128,11 @@ impl Callee for Runners {
     async fn call(&self, call: Call) -> Result<Answer, CallError> {
         let deadline = call.timeout.map(|limit| Instant::now() + limit);
         loop {
+            let bound = call.chained.as_ref().and_then(Chained::runner);
+            if let Some(bound) = bound {
+                let runner = self.shared.serving().find(|runner| runner.is(bound)).ok_or(CallError::NotBegun)?;
+                return runner.run(&call, deadline).await?.ok_or(CallError::NotBegun);
+            }
             let runner = match (self.shared.best(), deadline) {
                 (Some(runner), _) => runner,
                 (None, None) => self.shared.runner().await?,

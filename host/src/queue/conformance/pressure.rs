@@ -12,7 +12,7 @@ use super::redis_only::take_through;
 use crate::queue::{Consumer, Receipt, Stored, Verdict};
 use crate::wire::ids::{NodeId, SessionId};
 
-on_both!(leaving_does_not_wait_for_jobs_that_are_not_finished);
+on_both!(leaving_does_not_wait_for_jobs_that_are_not_finished, a_partition_whose_jobs_are_settled_is_never_full);
 
 /// Far less than any wait for what never comes.
 const SOON: Duration = Duration::from_secs(5);
@@ -42,6 +42,28 @@ async fn leaving_does_not_wait_for_jobs_that_are_not_finished(backend: Backend) 
     assert!(started.elapsed() < SOON, "it took {:?}", started.elapsed());
     let heir = backend.consumer().await;
     assert_eq!(take(&heir, 1).await[0].job.sequence, 2, "the finished one was settled");
+}
+
+async fn a_partition_whose_jobs_are_settled_is_never_full(backend: Backend) {
+    const LIMIT: usize = 400;
+    let options = crate::queue::QueueOptions { partition_jobs_max: LIMIT, ..options() };
+    let backend = match &backend.server {
+        Some(server) => Backend::on(Arc::clone(server), options),
+        None => Backend::in_memory(options),
+    };
+    let consumer = backend.consumer().await;
+    let session = session(&NodeId::random().unwrap());
+    // Long enough for lengths to be asked for, and to be counted up from.
+    let (started, mut sequence) = (Instant::now(), 0);
+    while started.elapsed() < Duration::from_millis(2500) || sequence < 3 * LIMIT as u64 {
+        for _ in 0..10 {
+            sequence += 1;
+            assert_eq!(backend.offer(job(&session, sequence)).await, Stored::Yes, "job {sequence} after {:?}", started.elapsed());
+        }
+        for taken in take(&consumer, 10).await {
+            consumer.settle(taken.receipt, Verdict::Done).await.unwrap();
+        }
+    }
 }
 
 #[test]

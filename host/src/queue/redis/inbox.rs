@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use redis::Cmd;
+use tokio::sync::Notify;
 use tokio::time;
 
 use super::Redis;
@@ -31,8 +32,16 @@ const XADD_OVERHEAD_BYTES: usize = 160;
 /// About how many jobs each partition holds: asked of Redis each second, and counted up in between.
 #[derive(Debug, Default)]
 pub(super) struct Lengths {
-    partitions: arc_swap::ArcSwap<Vec<AtomicUsize>>,
+    partitions: arc_swap::ArcSwap<Vec<Length>>,
     used: AtomicBool,
+    /// Told when a partition may only seem full: what was counted up may have been settled since.
+    doubted: Notify,
+}
+
+#[derive(Debug)]
+struct Length {
+    asked: usize,
+    counted: AtomicUsize,
 }
 
 impl Lengths {
@@ -42,10 +51,12 @@ impl Lengths {
             self.used.store(true, Ordering::Relaxed);
         }
         let partitions = self.partitions.load();
-        match partitions.get(partition as usize) {
-            Some(length) => length.fetch_add(1, Ordering::Relaxed) < limit,
-            None => true,
+        let Some(length) = partitions.get(partition as usize) else { return true };
+        let before = length.counted.fetch_add(1, Ordering::Relaxed);
+        if before == limit || before == length.asked.saturating_add(limit / 2) {
+            self.doubted.notify_one();
         }
+        before < limit
     }
 }
 
@@ -55,6 +66,7 @@ pub(super) async fn watch_lengths(redis: Arc<Redis>) {
         tokio::select! {
             () = redis.connector.stop().cancelled() => return,
             () = time::sleep(LENGTHS_INTERVAL) => {}
+            () = redis.lengths.doubted.notified() => {}
         }
         let partitions = redis.connector.partitions();
         if !redis.lengths.used.swap(false, Ordering::Relaxed) || partitions == 0 {
@@ -66,9 +78,10 @@ pub(super) async fn watch_lengths(redis: Arc<Redis>) {
         }
         // A failure leaves the old lengths, which is the careful side.
         let Ok(answers) = redis.connector.call_many(&pipeline).await else { continue };
-        let lengths: Vec<AtomicUsize> =
-            answers.iter().map(|answer| AtomicUsize::new(integer(answer).and_then(|length| length.try_into().ok()).unwrap_or(0))).collect();
-        let total: usize = lengths.iter().map(|length| length.load(Ordering::Relaxed)).sum();
+        let length = |answer| integer(answer).and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+        let lengths: Vec<Length> =
+            answers.iter().map(length).map(|asked| Length { asked, counted: AtomicUsize::new(asked) }).collect();
+        let total: usize = lengths.iter().map(|length| length.asked).sum();
         metrics::gauge!("plugsocket_queue_jobs").set(f64::from(u32::try_from(total).unwrap_or(u32::MAX)));
         redis.lengths.partitions.store(Arc::new(lengths));
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+use bytes::Bytes;
 use plugsocket_plugin::call::HostOperation;
 
 use super::*;

@@ -1,0 +1,76 @@
+//! Calls that run one after the other though all of them are handed over at once: one trip to a runner and back is for many, and what keeps
+//! messages in order is kept.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Calls of which each begins only when the one before it has gone well and quickly. If it has not, those behind it come back as
+/// [`CallError::NotBegun`](super::CallError::NotBegun).
+#[derive(Debug, Default)]
+pub struct Chain(Mutex<State>);
+
+#[derive(Debug, Clone, Copy, Default)]
+enum State {
+    /// Nothing of it is with a runner.
+    #[default]
+    Empty,
+    /// Its last call until now, and the runner that has it.
+    At(Last),
+    /// Nothing more can be put behind it.
+    Over,
+}
+
+/// A call that is with a runner, by its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Last {
+    pub(super) runner: u64,
+    pub(super) number: u64,
+}
+
+/// A call's place in a chain.
+#[derive(Debug, Clone)]
+pub struct Chained {
+    chain: Arc<Chain>,
+    is_first: bool,
+}
+
+impl Chain {
+    /// The place of the call that is made first.
+    #[must_use]
+    pub fn first(self: &Arc<Self>) -> Chained {
+        Chained { chain: Arc::clone(self), is_first: true }
+    }
+
+    /// A place behind the calls made before. Have it polled, as a future, behind them.
+    #[must_use]
+    pub fn behind(self: &Arc<Self>) -> Chained {
+        Chained { chain: Arc::clone(self), is_first: false }
+    }
+}
+
+impl Chained {
+    /// The runner that must take the call; `None` when any may.
+    pub(super) fn runner(&self) -> Option<u64> {
+        match *self.state() {
+            State::At(last) if !self.is_first => Some(last.runner),
+            _ => None,
+        }
+    }
+
+    /// The call it comes behind: `Ok(None)` for the first, an error when it can't be where it belongs.
+    pub(super) fn before(&self) -> Result<Option<Last>, ()> {
+        match *self.state() {
+            _ if self.is_first => Ok(None),
+            State::At(last) => Ok(Some(last)),
+            State::Empty | State::Over => Err(()),
+        }
+    }
+
+    /// It has been handed over; `None` when it has not, and nothing can come behind it.
+    pub(super) fn note(&self, last: Option<Last>) {
+        *self.state() = last.map_or(State::Over, State::At);
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.chain.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
