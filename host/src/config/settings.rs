@@ -221,7 +221,7 @@ pub struct QueueSettings {
 impl Default for QueueSettings {
     fn default() -> Self {
         Self {
-            partitions: 64,
+            partitions: 32,
             jobs_max: 1_000_000,
             batcher_items_max: 16_384,
             confirm_timeout: Duration::from_secs(10),

@@ -186,13 +186,7 @@ impl Dispatcher {
         self.run(held, place, lane, overloaded_since).await
     }
 
-    async fn run(
-        &self,
-        held: &mut Held,
-        place: Option<Place<'_>>,
-        lane: &mut Lane,
-        overloaded_since: &mut Option<Instant>,
-    ) -> Step {
+    async fn run(&self, held: &mut Held, place: Option<Place<'_>>, lane: &mut Lane, overloaded_since: &mut Option<Instant>) -> Step {
         let receipt = held.taken.receipt;
         if self.cut.is_cancelled() {
             return Step::Lost; // A place has just been left by a job that was cut; this one would overtake that, which runs elsewhere.

@@ -117,7 +117,7 @@ impl Gate {
 
     /// Notes how long a call took.
     pub(super) fn note(&self, took: Duration) {
-        if self.ahead == 0 {
+        if self.ahead == 0 && self.widths.follow == 0 {
             return;
         }
         let before = self.average_ns.load(Ordering::Relaxed);

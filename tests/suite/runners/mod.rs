@@ -1,6 +1,7 @@
 //! Promise: whatever a plugin's code does costs a call, and never a connection, a process of ours or another's message.
 
 mod actions;
+mod chains;
 mod constructors;
 mod ends;
 mod files;

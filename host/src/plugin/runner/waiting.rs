@@ -139,7 +139,9 @@ mod tests {
 
     #[test]
     fn who_is_withdrawn_takes_along_what_is_behind() {
-        for (number, rest, left) in [(1, vec![2, 3], vec![4]), (2, vec![3], vec![1, 4]), (3, vec![], vec![1, 2, 4]), (9, vec![], vec![1, 2, 3, 4])] {
+        for (number, rest, left) in
+            [(1, vec![2, 3], vec![4]), (2, vec![3], vec![1, 4]), (3, vec![], vec![1, 2, 4]), (9, vec![], vec![1, 2, 3, 4])]
+        {
             let mut waiting = waiting(&[(1, 0), (2, 1), (3, 2), (4, 0)]);
             assert_eq!(numbers(&waiting.withdraw(number)), rest);
             let all = waiting.0.iter().flat_map(|work| std::iter::once(work).chain(work.behind()));

@@ -79,8 +79,7 @@ pub(super) async fn watch_lengths(redis: Arc<Redis>) {
         // A failure leaves the old lengths, which is the careful side.
         let Ok(answers) = redis.connector.call_many(&pipeline).await else { continue };
         let length = |answer| integer(answer).and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
-        let lengths: Vec<Length> =
-            answers.iter().map(length).map(|asked| Length { asked, counted: AtomicUsize::new(asked) }).collect();
+        let lengths: Vec<Length> = answers.iter().map(length).map(|asked| Length { asked, counted: AtomicUsize::new(asked) }).collect();
         let total: usize = lengths.iter().map(|length| length.asked).sum();
         metrics::gauge!("plugsocket_queue_jobs").set(f64::from(u32::try_from(total).unwrap_or(u32::MAX)));
         redis.lengths.partitions.store(Arc::new(lengths));

@@ -75,6 +75,20 @@ impl Bench {
         self.host.write_all(&bytes).unwrap();
     }
 
+    /// Calls of which each is to run behind the one before it.
+    fn tell_chain(&mut self, calls: &[(u64, &str)]) {
+        let (mut bytes, mut before) = (Vec::new(), 0);
+        for (number, payload) in calls {
+            Head { request: before, ..Head::call(Kind::Call, Operation::Action as u8, *number) }.put(&mut bytes, payload.as_bytes());
+            before = *number;
+        }
+        self.host.write_all(&bytes).unwrap();
+    }
+
+    fn hear_of(&mut self, count: usize) -> Vec<(Kind, u64)> {
+        (0..count).map(|_| self.hear()).map(|frame| (frame.kind, frame.number)).collect()
+    }
+
     fn hear(&mut self) -> Frame {
         loop {
             if let Some(frame) = take(&mut self.input).unwrap() {
@@ -225,6 +239,85 @@ fn what_is_cancelled_is_known_to_run_or_never_does() {
     assert_eq!((second.kind, second.number, first.kind, first.number), (Kind::Cancelled, 2, Kind::Running, 1));
     gate.open();
     assert_eq!(bench.answers(2), [1, 3]);
+}
+
+#[test]
+fn a_chain_runs_in_order_until_a_call_does_not_go_well_or_takes_long() {
+    let mut bench = bench(3, |_, _, input| match input {
+        b"bad" => Answer { status: Status::Retry, bytes: Bytes::new() },
+        b"rejected" => Answer { status: Status::Rejected, bytes: Bytes::new() },
+        b"slow" => {
+            thread::sleep(QUICK);
+            done(input)
+        }
+        _ => done(input),
+    });
+    // On a busy machine any call may seem slow: what is behind it comes back then.
+    let mut run = |first: u64, second: &str| {
+        bench.tell_chain(&[(first, ""), (first + 1, second), (first + 2, ""), (first + 3, "")]);
+        let mut heard = bench.hear_of(4);
+        heard.sort_unstable_by_key(|(_, number)| *number);
+        let answered = heard.iter().take_while(|(kind, _)| *kind == Kind::Answer).count();
+        let kind = |place| if place < answered { Kind::Answer } else { Kind::NotBegun };
+        assert_eq!(heard, [0, 1, 2, 3].map(|place| (kind(place), first + place as u64)), "{second}");
+        answered
+    };
+    for (what, most) in [("", 4), ("bad", 2), ("rejected", 2), ("slow", 2)] {
+        let counts: Vec<usize> = (1..=50).map(|round| run(1000 + 10 * round, what)).collect();
+        assert_eq!(counts.iter().max(), Some(&most), "{what}");
+    }
+    // What it would have to come behind is not there any more, and nobody knows how it went.
+    bench.tell(&[(Kind::Call, 51, "")]);
+    assert_eq!(bench.answers(1), [51]);
+    let mut late = Vec::new();
+    Head { request: 51, ..Head::call(Kind::Call, Operation::Action as u8, 52) }.put(&mut late, b"");
+    bench.host.write_all(&late).unwrap();
+    assert_eq!(bench.hear_of(1), [(Kind::NotBegun, 52)]);
+}
+
+#[test]
+fn calls_behind_one_that_is_cancelled_or_hangs_are_given_back() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let mut bench = bench(2, move |_, _, input| {
+        if input == b"slow" {
+            held.pass();
+        }
+        done(input)
+    });
+    bench.tell_chain(&[(1, "slow"), (2, ""), (3, ""), (4, "")]);
+    while bench.crumbs.calls() != [1] {
+        thread::sleep(Duration::from_millis(1));
+    }
+    // They wait for the call before them, or come back; they don't run, whoever is free.
+    bench.tell(&[(Kind::Call, 5, "")]);
+    let mut heard = Vec::new();
+    while heard.last() != Some(&(Kind::Answer, 5)) {
+        heard.extend(bench.hear_of(1));
+    }
+    thread::sleep(QUICK);
+    gate.open();
+    heard.extend(bench.hear_of(5 - heard.len()));
+    heard.sort_unstable_by_key(|(_, number)| *number);
+    let [answered, not_begun] = [Kind::Answer, Kind::NotBegun].map(|kind| move |number| (kind, number));
+    assert_eq!(heard, [answered(1), not_begun(2), not_begun(3), not_begun(4), answered(5)]);
+
+    let gate = Gate::default();
+    let held = gate.clone();
+    let mut bench = self::bench(1, move |_, _, input| {
+        held.pass();
+        done(input)
+    });
+    bench.tell(&[(Kind::Call, 1, "")]);
+    while bench.crumbs.calls() != [1] {
+        thread::sleep(Duration::from_millis(1));
+    }
+    bench.tell_chain(&[(2, ""), (3, ""), (4, ""), (5, "")]);
+    bench.tell(&[(Kind::Cancel, 4, ""), (Kind::Cancel, 2, "")]);
+    let told = bench.hear_of(4);
+    assert_eq!(told, [(Kind::NotBegun, 5), (Kind::Cancelled, 4), (Kind::NotBegun, 3), (Kind::Cancelled, 2)]);
+    gate.open();
+    assert_eq!(bench.answers(1), [1]);
 }
 
 #[test]
