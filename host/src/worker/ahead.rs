@@ -18,6 +18,8 @@ use crate::plugin::{Answer, CallError, Chain, LiveVersion};
 
 /// Most jobs of one lane on one trip.
 const CHAIN_MAX: usize = 32;
+/// Most bytes of data that one with others behind it brings along: what is large gains nothing by company.
+const CHAIN_BYTES_MAX: usize = 64 * 1024;
 /// No call with less time goes along with others: the time of all of them begins at once.
 const CHAIN_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
@@ -83,9 +85,10 @@ impl Dispatcher {
             && made.route.timeout >= CHAIN_TIMEOUT_MIN
     }
 
-    pub(super) fn may_follow(&self, next: &Held, made: &Made) -> bool {
+    /// Whether this job may go behind those of its lane that are with the plugin; those behind the first have `bytes` of data.
+    pub(super) fn may_follow(&self, next: &Held, made: &Made, bytes: usize) -> bool {
         let job = &next.taken.job;
-        if next.taken.suspect || next.taken.crashes > 0 {
+        if next.taken.suspect || next.taken.crashes > 0 || bytes + job.data.as_bytes().len() > CHAIN_BYTES_MAX {
             return false;
         }
         if *job.action == *made.route.action {
@@ -98,12 +101,13 @@ impl Dispatcher {
 
     /// Makes the calls of jobs behind one whose call is with the plugin, while there is room.
     pub(super) async fn begin_behind(&self, first: Held, before: &Made, chain: &Arc<Chain>, lane: &mut Lane) {
-        let mut next = Some(first);
+        let (mut next, mut bytes) = (Some(first), 0);
         while let Some(held) = next {
+            bytes += held.taken.job.data.as_bytes().len();
             let begun = self.begin(&held, before, chain).await;
-            let goes_on = begun.is_some() && lane.ahead.len() + 1 < CHAIN_MAX;
+            let goes_on = begun.is_some() && lane.ahead.len() + 2 < CHAIN_MAX;
             lane.ahead.push_back(Ahead { held, begun });
-            next = if goes_on { lane.take_if(|next| self.may_follow(next, before)) } else { None };
+            next = if goes_on { lane.take_if(|next| self.may_follow(next, before, bytes)) } else { None };
         }
     }
 

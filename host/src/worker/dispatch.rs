@@ -106,7 +106,12 @@ impl Dispatcher {
                 None => self.step(held, lane, &mut overloaded_since).await,
             };
             let pause = match step {
-                Step::Settled(verdict) => return Some(verdict),
+                Step::Settled(verdict) => {
+                    if !matches!(verdict, Verdict::Done) {
+                        lane.stand_alone();
+                    }
+                    return Some(verdict);
+                }
                 Step::Lost => return None,
                 Step::AtOnce => None,
                 Step::Again(pause) => Some(pause),
@@ -298,7 +303,7 @@ impl Dispatcher {
 
     /// Makes a job's call and, when that pays, those of jobs behind it in its lane.
     async fn attempt(&self, held: &Held, made: &Made, lane: &mut Lane) -> Ended {
-        let next = if self.may_lead(held, made, lane) { lane.take_if(|next| self.may_follow(next, made)) } else { None };
+        let next = if self.may_lead(held, made, lane) { lane.take_if(|next| self.may_follow(next, made, 0)) } else { None };
         let chain = next.is_some().then(Arc::<Chain>::default);
         let (started, _running) = (Instant::now(), self.meters.run());
         let call = self.call(held, made, chain.as_ref().map(Chain::first));
