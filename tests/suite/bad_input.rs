@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::app::App;
+use crate::harness::app::{App, PARTITIONS};
 use crate::harness::client::Client;
 use crate::harness::{PATIENCE, eventually, http};
 
@@ -83,16 +83,16 @@ async fn before_registration_and_refusals() {
 async fn a_stream_entry_that_is_no_job_is_set_aside() {
     let app = App::start(1, 1);
     let mut client = Client::enter(&app.urls()[0], "ada").await;
-    for partition in 0..64 {
+    for partition in 0..PARTITIONS {
         let key = format!("ps:{{plugsocket:p{partition}}}:in");
         app.redis.cli(&["XADD", &key, "*", "a", "echo", "d", "{}"]);
     }
     assert_eq!(client.request("echo", json!(1)).await["echo"], 1);
     let dead = async || {
-        let count = |partition: u32| app.redis.cli(&["XLEN", &format!("ps:{{plugsocket:p{partition}}}:dead")]).parse::<u32>().unwrap();
-        (0..64).map(count).sum::<u32>() == 64
+        let count = |partition: usize| app.redis.cli(&["XLEN", &format!("ps:{{plugsocket:p{partition}}}:dead")]).parse::<u32>().unwrap();
+        (0..PARTITIONS).map(count).sum::<u32>() as usize == PARTITIONS
     };
-    eventually("64 dead letters", PATIENCE, dead).await;
+    eventually("a dead letter of each", PATIENCE, dead).await;
     app.workers[0].wait_line("field `", PATIENCE);
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{STEADY, begin, start_on};
-use crate::harness::app::metric;
+use crate::harness::app::{PARTITIONS, metric};
 use crate::harness::process::Process;
 use crate::harness::{START_PATIENCE, eventually};
 
@@ -37,7 +37,8 @@ async fn a_full_redis_refuses_drains_and_serves_again() {
     report.assert_nothing_lost();
     assert!(report.errors.keys().eq(["busy"]), "{report}");
     assert!(resident < RESIDENT_MIB_MAX, "{resident} MiB resident");
-    let waiting = (0..64).map(|partition| app.redis.cli(&["XLEN", &format!("ps:{{plugsocket:p{partition}}}:in")]).parse::<u64>().unwrap());
+    let waiting =
+        (0..PARTITIONS).map(|partition| app.redis.cli(&["XLEN", &format!("ps:{{plugsocket:p{partition}}}:in")]).parse::<u64>().unwrap());
     assert_eq!(waiting.sum::<u64>(), 0, "drained");
     for process in app.servers.iter().chain(&app.workers) {
         let refused = process.lines().into_iter().find(|line| line.contains("queue refused"));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{STEADY, load, start, start_on};
-use crate::harness::app::metric;
+use crate::harness::app::{PARTITIONS, metric};
 use crate::harness::sequence::Plan;
 use crate::harness::{PATIENCE, eventually};
 
@@ -80,7 +80,7 @@ async fn redis_is_flushed_under_load() {
         process.wait_line("Redis lost the app's keys", PATIENCE);
         assert_eq!(metric(process, "plugsocket_queue_losses_total"), FLUSHES.to_string());
     }
-    let balanced = || app.workers.iter().all(|worker| metric(worker, "plugsocket_worker_partitions") == "16");
+    let balanced = || app.workers.iter().all(|worker| metric(worker, "plugsocket_worker_partitions") == (PARTITIONS / 2).to_string());
     eventually("each worker's share again", PATIENCE, async || balanced()).await;
     let group = app.redis.cli(&["XINFO", "GROUPS", "ps:{plugsocket:p0}:in"]);
     assert!(group.starts_with("name\nw\n"), "{group}");

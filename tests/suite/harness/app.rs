@@ -7,7 +7,7 @@ use super::redis::Redis;
 use super::{START_PATIENCE, eventually, http};
 
 /// The default of `queue_options.partitions`.
-const PARTITIONS: usize = 32;
+pub const PARTITIONS: usize = 32;
 
 /// Everything a test of several processes needs; ends with it.
 pub struct App {
