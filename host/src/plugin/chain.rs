@@ -1,12 +1,16 @@
 //! Calls that run one after the other though all of them are handed over at once: one trip to a runner and back is for many, and what keeps
 //! messages in order is kept.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Calls of which each begins only when the one before it has gone well and quickly. If it has not, those behind it come back as
 /// [`CallError::NotBegun`](super::CallError::NotBegun).
 #[derive(Debug, Default)]
-pub struct Chain(Mutex<State>);
+pub struct Chain {
+    state: Mutex<State>,
+    handed: AtomicUsize,
+}
 
 #[derive(Debug, Clone, Copy, Default)]
 enum State {
@@ -40,10 +44,16 @@ impl Chain {
         Chained { chain: Arc::clone(self), is_first: true }
     }
 
-    /// A place behind the calls made before. Have it polled, as a future, behind them.
+    /// A place behind the calls made before: make it only when all of them have been [handed over](Self::handed).
     #[must_use]
     pub fn behind(self: &Arc<Self>) -> Chained {
         Chained { chain: Arc::clone(self), is_first: false }
+    }
+
+    /// Calls that have been handed over. One that has been polled is not for certain: it may wait for its place.
+    #[must_use]
+    pub fn handed(&self) -> usize {
+        self.handed.load(Ordering::Relaxed)
     }
 }
 
@@ -68,9 +78,10 @@ impl Chained {
     /// It has been handed over; `None` when it has not, and nothing can come behind it.
     pub(super) fn note(&self, last: Option<Last>) {
         *self.state() = last.map_or(State::Over, State::At);
+        self.chain.handed.fetch_add(usize::from(last.is_some()), Ordering::Relaxed);
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.chain.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.chain.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -130,8 +130,9 @@ impl Dispatcher {
         let callee = Arc::clone(&made.version);
         let (started, running) = (Instant::now(), self.meters.run());
         let mut answer: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move { callee.callee.call(call).await });
-        // It is handed over by the first poll, or is refused.
-        let is_begun = poll!(answer.as_mut()).is_pending();
+        // The first poll hands it over, unless it is refused or has to wait for that: what comes behind would overtake it then.
+        let handed = chain.handed();
+        let is_begun = poll!(answer.as_mut()).is_pending() && chain.handed() > handed;
         is_begun.then(|| Begun { answer, made, started, running, following })
     }
 }

@@ -314,8 +314,9 @@ impl Dispatcher {
                 result
             }
             Poll::Pending => {
-                if let (Some(next), Some(chain)) = (next, chain) {
-                    self.begin_behind(next, made, &chain, lane).await;
+                match (next, chain) {
+                    (Some(next), Some(chain)) if chain.handed() > 0 => self.begin_behind(next, made, &chain, lane).await,
+                    (next, _) => lane.ahead.extend(next.map(|held| Ahead { held, begun: None })),
                 }
                 lane.wait(answer).await
             }

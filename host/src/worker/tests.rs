@@ -80,9 +80,13 @@ fn bench<F>(settings: &str, script: impl Fn(Call) -> F + Send + Sync + 'static) 
 where
     F: Future<Output = Result<Answer, CallError>> + Send + 'static,
 {
-    let (recorder, queue) = Recorder::queue();
     let script: Arc<Script> = Arc::new(move |call| Box::pin(script(call)));
-    let version = LiveVersion { plugin: "test".into(), version: "v1".into(), callee: Arc::new(Scripted(script)) };
+    bench_of(settings, Arc::new(Scripted(script)))
+}
+
+fn bench_of(settings: &str, callee: Arc<dyn Callee>) -> Bench {
+    let (recorder, queue) = Recorder::queue();
+    let version = LiveVersion { plugin: "test".into(), version: "v1".into(), callee };
     let settings = format!("[worker]\nretry_backoff = \"1ms\"\n{settings}");
     let settings: Settings = toml::from_str(&settings).unwrap();
     let (node, stop) = (NodeId::random().unwrap(), CancellationToken::new());

@@ -111,3 +111,39 @@ async fn after_a_drain_is_cut_nothing_more_starts() {
     assert!(matches!(recorder.events()[..], [Event::Left]), "they run elsewhere, in order behind the first");
     assert_eq!(*started.lock().unwrap(), ["1"]);
 }
+
+/// Calls may be handed over together there, and are not: each begins when it is polled, whatever is before it.
+struct Unchained(Scripted);
+
+#[async_trait]
+impl Callee for Unchained {
+    async fn call(&self, call: PluginCall) -> Result<Answer, CallError> {
+        self.0.call(call).await
+    }
+
+    fn ends_calls(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn what_could_not_be_handed_over_is_not_overtaken() {
+    let crowd = Crowd::default();
+    let Crowd { running, most } = crowd.clone();
+    let script: Arc<Script> = Arc::new(move |_| {
+        let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+        Box::pin(async move {
+            most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::task::yield_now().await; // So quick that those behind it may go along.
+            running.fetch_sub(1, Ordering::SeqCst);
+            answer(Status::Done, "")
+        })
+    });
+    let bench = bench_of("", Arc::new(Unchained(Scripted(script))));
+    let session = bench.session();
+    for sequence in 1..=200 {
+        bench.recorder.push(job(&session, sequence));
+    }
+    bench.recorder.settled(200).await;
+    assert_eq!(crowd.most.load(Ordering::SeqCst), 1);
+}
