@@ -163,6 +163,10 @@ impl Consumer for Recorder {
         !self.is_lease_lost.load(Ordering::SeqCst)
     }
 
+    fn is_in_hand(&self, receipt: &Receipt) -> bool {
+        self.may_start(receipt)
+    }
+
     async fn start_alone(&self, receipt: &Receipt) -> Result<(), QueueError> {
         self.checked()?;
         self.record(Event::Alone(self.message_of(receipt), 1));

@@ -58,11 +58,16 @@ impl Chain {
 }
 
 impl Chained {
-    /// The runner that must take the call; `None` when any may.
+    /// Whether it comes behind another call: its time begins only when somebody waits for it, which is when that one has ended.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.is_first
+    }
+
+    /// The runner that has the calls before it.
     pub(super) fn runner(&self) -> Option<u64> {
         match *self.state() {
-            State::At(last) if !self.is_first => Some(last.runner),
-            _ => None,
+            State::At(last) => Some(last.runner),
+            State::Empty | State::Over => None,
         }
     }
 

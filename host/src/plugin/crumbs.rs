@@ -10,14 +10,19 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 /// A few lines of the processor's cache for each thread, and no thread writes into another's.
 const SLOT_BYTES: usize = 512;
-const WORD_BYTES: usize = size_of::<u64>();
+/// What is kept begins at a multiple of this.
+pub(super) const WORD_BYTES: usize = size_of::<u64>();
 /// The words of a slot: the call that the thread is in, how many it has begun, and the numbers of the last of them.
 const BEGUN_WORD: usize = 1;
 const FIRST_LAST_WORD: usize = 2;
 /// So many of the calls that a thread has begun last are known. It must not have more of them whose answers are not written yet.
 pub(super) const LAST_MAX: usize = SLOT_BYTES / WORD_BYTES - FIRST_LAST_WORD;
 
-/// The mapped memory: one slot for the fault, then one for each thread, with the call it is in and those it has begun last.
+/// Room for answers that are not written yet.
+const KEPT_BYTES: usize = 128 * 1024;
+
+/// The mapped memory: one slot for the fault, then one for each thread, with the call it is in and those it has begun last; then answers that are
+/// not written to the socket yet: a call that ends the process must not take those with it that have ended before.
 pub(super) struct Crumbs {
     base: NonNull<u8>,
     threads: usize,
@@ -77,6 +82,49 @@ impl Crumbs {
         Some(unsafe { &*self.base.as_ptr().add(index * SLOT_BYTES + word * WORD_BYTES).cast::<AtomicU64>() })
     }
 
+    /// The words for kept answers: how many bytes there are, then the bytes.
+    fn kept_word(&self, word: usize) -> Option<&AtomicU64> {
+        if word > KEPT_BYTES / WORD_BYTES {
+            return None;
+        }
+        let offset = (self.threads + 1) * SLOT_BYTES + word * WORD_BYTES;
+        // SAFETY: these words lie behind the slots, and `bytes_of` counts them; otherwise as in `word`.
+        Some(unsafe { &*self.base.as_ptr().add(offset).cast::<AtomicU64>() })
+    }
+
+    /// Keeps bytes behind those that are kept, each time from a word's beginning: zeros fill the one before. One thread at a time. False without room.
+    pub(super) fn keep(&self, bytes: &[u8]) -> bool {
+        let Some(length) = self.kept_word(0) else { return false };
+        let begin = usize::try_from(length.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+        let words = bytes.len().div_ceil(WORD_BYTES);
+        if begin.saturating_add(words) > KEPT_BYTES / WORD_BYTES {
+            return false;
+        }
+        for (place, chunk) in bytes.chunks(WORD_BYTES).enumerate() {
+            let mut word = [0; WORD_BYTES];
+            word[..chunk.len()].copy_from_slice(chunk);
+            if let Some(kept) = self.kept_word(1 + begin + place) {
+                kept.store(u64::from_le_bytes(word), Ordering::Relaxed);
+            }
+        }
+        length.store((begin + words) as u64, Ordering::Release); // Not sooner: whoever reads it finds the bytes.
+        true
+    }
+
+    /// Everything that was kept has been written.
+    pub(super) fn let_go(&self) {
+        if let Some(length) = self.kept_word(0) {
+            length.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// What is kept. To be asked for when the runner has ended.
+    pub(super) fn kept(&self) -> Vec<u8> {
+        let words = self.kept_word(0).map_or(0, |length| usize::try_from(length.load(Ordering::Acquire)).unwrap_or(usize::MAX));
+        let words = (1..=words.min(KEPT_BYTES / WORD_BYTES)).filter_map(|word| self.kept_word(word));
+        words.flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect()
+    }
+
     /// Notes that the thread `thread` (from 1) is in the call `call`; 0 = in none.
     pub(super) fn note(&self, thread: usize, call: u64) {
         let (Some(slot), Some(begun)) = (self.slot(thread).filter(|_| thread > 0), self.word(thread, BEGUN_WORD)) else { return };
@@ -124,7 +172,7 @@ impl Drop for Crumbs {
 }
 
 fn bytes_of(threads: usize) -> usize {
-    (threads + 1) * SLOT_BYTES
+    (threads + 1) * SLOT_BYTES + WORD_BYTES + KEPT_BYTES
 }
 
 #[cfg(target_os = "linux")]
@@ -165,6 +213,21 @@ mod tests {
         runner.fault_note().unwrap().store(u64::MAX, Ordering::Release);
         assert_eq!(host.fault(), Some(Fault { call: None }), "overwritten by the plugin");
         assert_eq!((host.calls(), host.begun()), (vec![7], vec![7, 9]));
+    }
+
+    #[test]
+    fn what_is_kept_is_found_until_it_is_let_go() {
+        let (host, memory) = Crumbs::create(2).unwrap();
+        let runner = Crumbs::open(&memory, 2).unwrap();
+        assert!(host.kept().is_empty());
+        assert!(runner.keep(b"123456789") && runner.keep(b"abcdefgh"));
+        assert_eq!(host.kept(), b"123456789\0\0\0\0\0\0\0abcdefgh");
+        assert!(!runner.keep(&[1; KEPT_BYTES]), "there is no room for so much");
+        runner.let_go();
+        assert!(runner.keep(&[1; KEPT_BYTES]) && !runner.keep(b"x"));
+        assert_eq!(host.kept(), [1; KEPT_BYTES]);
+        runner.note(2, 7);
+        assert_eq!((host.calls(), runner.kept_word(1 + KEPT_BYTES / WORD_BYTES).is_none()), (vec![7], true));
     }
 
     #[test]

@@ -108,6 +108,11 @@ impl Head {
     }
 }
 
+/// What a frame with this payload takes up.
+pub(super) fn frame_bytes(payload: &[u8]) -> usize {
+    HEADER_BYTES + payload.len()
+}
+
 /// Takes the first frame off `buffer`; `None` while it is not complete.
 ///
 /// # Errors

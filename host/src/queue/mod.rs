@@ -203,6 +203,9 @@ pub trait Consumer: Send + Sync {
     /// After a false the receipt is void: drop the job. It is delivered again, here or elsewhere.
     fn may_start(&self, receipt: &Receipt) -> bool;
 
+    /// Whether the job is in this worker's hand, by this receipt. Before it counts as started, [`Self::may_start`] is to be asked.
+    fn is_in_hand(&self, receipt: &Receipt) -> bool;
+
     /// Notes, before a suspect starts, that it runs alone here; unless it is settled, the next delivery counts this as a crash.
     ///
     /// # Errors

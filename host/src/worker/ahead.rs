@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use futures_util::poll;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
 
 use super::dispatch::Dispatcher;
 use super::gates::{Following, Passed};
 use super::lease::Leased;
 use super::lines::Lane;
-use super::routes::{Route, Running};
+use super::routes::Route;
 use super::take::Held;
 use crate::plugin::{Answer, CallError, Chain, LiveVersion};
 
@@ -34,8 +33,6 @@ pub(super) struct Ahead {
 pub(super) struct Begun {
     pub(super) answer: Pin<Box<dyn Future<Output = Result<Answer, CallError>> + Send>>,
     pub(super) made: Made,
-    pub(super) started: Instant,
-    pub(super) running: Running,
     pub(super) following: Following,
 }
 
@@ -99,15 +96,16 @@ impl Dispatcher {
         Arc::ptr_eq(&version, &made.version) && route.action_gate.is_none() && route.timeout >= CHAIN_TIMEOUT_MIN
     }
 
-    /// Makes the calls of jobs behind one whose call is with the plugin, while there is room.
-    pub(super) async fn begin_behind(&self, first: Held, before: &Made, chain: &Arc<Chain>, lane: &mut Lane) {
-        let (mut next, mut bytes) = (Some(first), 0);
-        while let Some(held) = next {
-            bytes += held.taken.job.data.as_bytes().len();
-            let begun = self.begin(&held, before, chain).await;
-            let goes_on = begun.is_some() && lane.ahead.len() + 2 < CHAIN_MAX;
-            lane.ahead.push_back(Ahead { held, begun });
-            next = if goes_on { lane.take_if(|next| self.may_follow(next, before, bytes)) } else { None };
+    /// Makes the calls of jobs behind one whose call is with the plugin, the first of which has been taken along, while there is room.
+    pub(super) async fn begin_behind(&self, before: &Made, chain: &Arc<Chain>, lane: &mut Lane) {
+        let mut bytes = 0;
+        while let Some(last) = lane.ahead.back_mut() {
+            bytes += last.held.taken.job.data.as_bytes().len();
+            last.begun = self.begin(&last.held, before, chain).await;
+            let goes_on = last.begun.is_some() && lane.ahead.len() + 1 < CHAIN_MAX;
+            if !goes_on || !lane.take_along(|next| self.may_follow(next, before, bytes)) {
+                return;
+            }
         }
     }
 
@@ -115,7 +113,8 @@ impl Dispatcher {
     async fn begin(&self, held: &Held, before: &Made, chain: &Arc<Chain>) -> Option<Begun> {
         let following = before.route.plugin_gate.follow()?;
         let (job, receipt) = (&held.taken.job, held.taken.receipt);
-        if !self.lease.is_ours(&receipt) {
+        // Whether it is ours is asked in its turn: counted as started, it would stay in hand when the one before it does not.
+        if !self.lease.is_in_hand(&receipt) {
             return None;
         }
         let version = Arc::clone(&before.version);
@@ -128,11 +127,10 @@ impl Dispatcher {
         let made = Made { version, leased, route };
         let call = self.call(held, &made, Some(chain.behind()));
         let callee = Arc::clone(&made.version);
-        let (started, running) = (Instant::now(), self.meters.run());
         let mut answer: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move { callee.callee.call(call).await });
         // The first poll hands it over, unless it is refused or has to wait for that: what comes behind would overtake it then.
         let handed = chain.handed();
         let is_begun = poll!(answer.as_mut()).is_pending() && chain.handed() > handed;
-        is_begun.then(|| Begun { answer, made, started, running, following })
+        is_begun.then(|| Begun { answer, made, following })
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::ahead::{Ahead, Begun, Made, Seat};
+use super::ahead::{Begun, Made, Seat};
 use super::call::message_call;
 use super::gates::{Gate, Passed};
 use super::lease::{Lease, Leased};
@@ -73,6 +73,10 @@ impl Dispatcher {
             () = self.cut.cancelled() => None,
         };
         let Some(verdict) = verdict else {
+            if self.cut.is_cancelled() {
+                // Those behind it must not be settled: it runs elsewhere, and they after it.
+                lane.stand_alone();
+            }
             metrics::counter!("plugsocket_jobs_lost_total").increment(1);
             self.retract(&mut held).await;
             return;
@@ -83,6 +87,7 @@ impl Dispatcher {
             Verdict::Dead { .. } => &self.meters.dead,
         };
         counter.increment(1);
+        lane.rest();
         let receipt = held.taken.receipt;
         if matches!(verdict, Verdict::Done) && self.consumer.try_done(&receipt) {
             return;
@@ -225,7 +230,13 @@ impl Dispatcher {
 
     /// As [`Self::run`], for a call that was made with that of the job before.
     async fn finish(&self, held: &mut Held, begun: Begun, lane: &mut Lane, overloaded_since: &mut Option<Instant>) -> Step {
-        let Begun { answer, made, started, running, following } = begun;
+        let Begun { answer, made, following } = begun;
+        if self.cut.is_cancelled() {
+            return Step::Lost;
+        }
+        // From now on it counts as started. Not ours any more, it may run all the same: nothing runs beside it here.
+        self.lease.is_ours(&held.taken.receipt);
+        let (started, running) = (Instant::now(), self.meters.run());
         let result = lane.wait(answer).await;
         drop((running, following));
         let end = self.ended(held, &made, result, started);
@@ -303,20 +314,16 @@ impl Dispatcher {
 
     /// Makes a job's call and, when that pays, those of jobs behind it in its lane.
     async fn attempt(&self, held: &Held, made: &Made, lane: &mut Lane) -> Ended {
-        let next = if self.may_lead(held, made, lane) { lane.take_if(|next| self.may_follow(next, made, 0)) } else { None };
-        let chain = next.is_some().then(Arc::<Chain>::default);
+        let has_company = self.may_lead(held, made, lane) && lane.take_along(|next| self.may_follow(next, made, 0));
+        let chain = has_company.then(Arc::<Chain>::default);
         let (started, _running) = (Instant::now(), self.meters.run());
         let call = self.call(held, made, chain.as_ref().map(Chain::first));
         let mut answer = made.version.callee.call(call);
         let result = match poll!(answer.as_mut()) {
-            Poll::Ready(result) => {
-                lane.ahead.extend(next.map(|held| Ahead { held, begun: None }));
-                result
-            }
+            Poll::Ready(result) => result,
             Poll::Pending => {
-                match (next, chain) {
-                    (Some(next), Some(chain)) if chain.handed() > 0 => self.begin_behind(next, made, &chain, lane).await,
-                    (next, _) => lane.ahead.extend(next.map(|held| Ahead { held, begun: None })),
+                if let Some(chain) = chain.filter(|chain| chain.handed() > 0) {
+                    self.begin_behind(made, &chain, lane).await;
                 }
                 lane.wait(answer).await
             }

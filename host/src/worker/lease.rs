@@ -25,6 +25,11 @@ impl Lease {
     pub(super) fn is_ours(&self, receipt: &Receipt) -> bool {
         self.consumer.may_start(receipt)
     }
+
+    /// Whether the job is still in hand; it does not start yet.
+    pub(super) fn is_in_hand(&self, receipt: &Receipt) -> bool {
+        self.consumer.is_in_hand(receipt)
+    }
 }
 
 /// A call's way to the host, closed once its job has passed to another worker: what a worker that was frozen says late would come

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 use tokio::time;
 use tokio_util::task::TaskTracker;
@@ -13,6 +14,7 @@ use super::gates::SLOW;
 use super::take::Held;
 use crate::config::Ordering;
 use crate::lanes::Lanes;
+use crate::plugin::CallError;
 use crate::wire::ids::SessionId;
 
 /// What jobs have in common that run one after another.
@@ -74,7 +76,7 @@ impl Lines {
         let mut state = self.lock();
         while let Some((key, held)) = state.lanes.start() {
             state.running += 1;
-            let lane = Lane { lines: Arc::clone(self), key, ahead: VecDeque::new(), seat: None, finished: 0, has_ended: false };
+            let lane = Lane { lines: Arc::clone(self), key, ahead: VecDeque::new(), seat: None, has_ended: false };
             // Boxed: it is large, and would be copied at each step of its way into the runtime.
             self.tasks.spawn(Box::pin(lane.run(held)));
         }
@@ -100,8 +102,6 @@ pub(super) struct Lane {
     pub(super) ahead: VecDeque<Ahead>,
     /// Of the call that runs, and those behind it.
     pub(super) seat: Option<Seat>,
-    /// Those of them that have been processed, and are still counted.
-    finished: usize,
     has_ended: bool,
 }
 
@@ -111,11 +111,9 @@ impl Lane {
         let mut next = Some(first);
         while let Some(held) = next {
             dispatcher.process(held, None, &mut self).await;
-            self.rest();
             while let Some(Ahead { held, begun }) = self.ahead.pop_front() {
-                self.finished += 1;
+                self.lines.lock().running -= 1; // It takes the place of the one before it.
                 dispatcher.process(held, begun, &mut self).await;
-                self.rest();
             }
             next = self.next();
         }
@@ -124,7 +122,6 @@ impl Lane {
     /// The lane's next job; without one, the lane has ended.
     fn next(&mut self) -> Option<Held> {
         let mut state = self.lines.lock();
-        state.running -= std::mem::take(&mut self.finished);
         let next = state.lanes.go_on(&self.key);
         if next.is_none() {
             state.running -= 1;
@@ -137,16 +134,23 @@ impl Lane {
     }
 
     /// Gives up the seat when the next call is not with the plugin yet.
-    fn rest(&mut self) {
+    pub(super) fn rest(&mut self) {
         if self.ahead.front().is_none_or(|ahead| ahead.begun.is_none()) {
             self.seat = None;
         }
     }
 
-    /// The job that is being processed goes on by itself, and those behind it wait for that: none of their calls begins.
+    /// The job that is being processed goes on by itself, and those behind it wait for that: none of their calls begins. What one of
+    /// them has done to its runner counts.
     pub(super) fn stand_alone(&mut self) {
         self.seat = None;
-        self.ahead.iter_mut().for_each(|ahead| ahead.begun = None);
+        for Ahead { held, begun } in &mut self.ahead {
+            match begun.take().and_then(|begun| begun.answer.now_or_never()) {
+                Some(Err(CallError::Crashed(_))) => held.taken.job.attempts = held.taken.job.attempts.saturating_add(1),
+                Some(Err(CallError::Interrupted { is_suspect: true })) => held.interruptions.add(true),
+                _ => {}
+            }
+        }
     }
 
     /// Waits for a call's end. If that takes long, the seat may have to be left to others.
@@ -161,12 +165,13 @@ impl Lane {
         call.await
     }
 
-    /// The job behind all that have been taken, when it fits, to run with them.
-    pub(super) fn take_if(&mut self, fits: impl FnOnce(&Held) -> bool) -> Option<Held> {
+    /// Takes the job behind all that have been taken, when it fits, to run with them.
+    pub(super) fn take_along(&mut self, fits: impl FnOnce(&Held) -> bool) -> bool {
         let mut state = self.lines.lock();
-        let taken = state.lanes.take_if(&self.key, fits)?;
+        let Some(held) = state.lanes.take_if(&self.key, fits) else { return false };
         state.running += 1;
-        Some(taken)
+        self.ahead.push_back(Ahead { held, begun: None });
+        true
     }
 }
 
@@ -175,7 +180,7 @@ impl Drop for Lane {
     fn drop(&mut self) {
         if !self.has_ended {
             let mut state = self.lines.lock();
-            state.running -= 1 + self.finished + self.ahead.len();
+            state.running -= 1 + self.ahead.len();
             for Ahead { held, .. } in self.ahead.drain(..).rev() {
                 state.lanes.put_back(&self.key, held);
             }

@@ -22,10 +22,6 @@ use crate::plugin::frames::{Frame, Head, Kind, take};
 use crate::plugin::pace::{Pace, TURN, TURN_MAX};
 use crate::plugin::pool::Subject;
 
-/// Of a chain nothing more begins here after a call that took so long, or when the chain is so old: the host knows what to do then, and each call
-/// has the time that it was given.
-const QUICK: Duration = Duration::from_millis(1);
-const CHAIN_AGE_MAX: Duration = Duration::from_millis(20);
 /// Answers that are not written yet; of older ones the crumbs know no more.
 const UNWRITTEN_MAX: usize = LAST_MAX - 1;
 
@@ -67,14 +63,14 @@ impl State {
     fn is_over(&self) -> bool {
         self.is_closed && self.waiting.is_empty() && self.running == 0
     }
+}
 
-    /// A call has ended; those behind it are next.
-    fn end(&mut self, rest: Option<Work>) {
-        self.running -= 1;
-        if let Some(rest) = rest {
-            self.waiting.push_first(rest);
-        }
-    }
+/// How a call ended.
+#[derive(Clone, Copy)]
+struct Ended {
+    at: Instant,
+    /// Those behind it may begin.
+    goes_on: bool,
 }
 
 /// Why a thread serves no more.
@@ -123,10 +119,11 @@ impl Runner {
                 state = self.lock();
             } else if let Some(work) = self.begin(&mut state, thread) {
                 drop(state);
-                let (_, rest) = self.run(thread, subject, work, Instant::now());
+                let ended = self.run(thread, subject, &work, Instant::now());
+                state = self.end(ended, work.number);
+                drop(state);
                 self.out.flush();
                 state = self.lock();
-                state.end(rest);
             } else {
                 state = self.rest(state);
             }
@@ -168,25 +165,36 @@ impl Runner {
         Some(work)
     }
 
-    /// Runs a call; its answer is to be flushed. Answers when it ended, and what is to run behind it.
-    fn run(&self, thread: usize, subject: &impl Subject, work: Work, began: Instant) -> (Instant, Option<Work>) {
+    /// Runs a call; its answer is to be flushed.
+    fn run(&self, thread: usize, subject: &impl Subject, work: &Work, began: Instant) -> Ended {
         let answer = subject.call(work.number, work.operation, &work.input);
         if faults::is_copy() {
             faults::end(0); // It must neither answer nor read what is written to its original.
         }
-        self.out.put(Head::call(Kind::Answer, answer.status as u8, work.number), &answer.bytes);
+        let at = Instant::now();
+        let took = at.duration_since(began);
+        let goes_on = work.lets_others_begin(&answer, took, at);
+        // One that ends this process must not take along the answer of the one before it: that would have to run again behind it.
+        let has_behind = goes_on && self.lock().waiting.has_behind(work.number);
+        let put = if has_behind { Out::put_kept } else { Out::put };
+        put(self.out, Head::call(Kind::Answer, answer.status as u8, work.number), &answer.bytes);
         // Not sooner: the host finds a call either here or in its answer. As long as that is not written, it is one of those begun last.
         self.crumbs.note(thread, 0);
-        let ended = Instant::now();
-        let took = ended.duration_since(began);
         self.pace.note(took.saturating_sub(take_waited()));
-        // What was rejected is over as well; but only of this the host need not look at the answer to know it.
-        let goes_on = answer.status == Status::Done && took < QUICK && work.age(ended) < CHAIN_AGE_MAX;
-        if !goes_on {
-            self.give_back(work.behind());
-            return (ended, None);
+        Ended { at, goes_on }
+    }
+
+    /// A call has ended: what is behind it is next, or is given back.
+    fn end(&self, ended: Ended, number: u64) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        let rest = state.waiting.end(number, ended.goes_on);
+        if !rest.is_empty() {
+            drop(state);
+            self.give_back(&rest);
+            state = self.lock();
         }
-        (ended, work.into_rest())
+        state.running -= 1;
+        state
     }
 
     /// Tells the host of calls that will never begin; to be flushed.
@@ -207,7 +215,8 @@ impl Runner {
                 self.wake.notify_all();
                 return true;
             }
-            let helpers = self.call_help(&mut state, self.pace.helpers(waiting));
+            let calls = state.waiting.calls();
+            let helpers = self.call_help(&mut state, self.pace.helpers(calls).min(waiting));
             if waiting <= helpers || state.running + helpers >= self.calls_max {
                 drop(state);
                 self.read(RecvFlags::empty());
@@ -245,10 +254,9 @@ impl Runner {
             }
             let Some(work) = self.begin(&mut state, thread) else { break };
             drop(state);
-            let rest;
-            (now, rest) = self.run(thread, subject, work, now);
-            state = self.lock();
-            state.end(rest);
+            let ended = self.run(thread, subject, &work, now);
+            now = ended.at;
+            state = self.end(ended, work.number);
             if state.leader != Some(thread) {
                 break;
             }
@@ -347,7 +355,7 @@ impl Runner {
         loop {
             match take(input) {
                 Ok(Some(frame)) => self.obey(frame),
-                Ok(None) => return,
+                Ok(None) => return self.out.flush(), // What was given back at once.
                 // Nothing that follows can be understood.
                 Err(_) => faults::end(1),
             }
@@ -367,7 +375,6 @@ impl Runner {
                 let refused = self.lock().waiting.push(work, frame.request);
                 if let Err(work) = refused {
                     self.give_back([&work]);
-                    self.out.flush();
                 }
             }
             Kind::Cancel => {

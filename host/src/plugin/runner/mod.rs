@@ -66,7 +66,11 @@ pub(super) fn run_child(mut arguments: impl Iterator<Item = OsString>) -> ExitCo
     // Otherwise the host is gone, or is no host.
     let Ok((hello, memory)) = greet(socket, &mut input) else { return ExitCode::FAILURE };
     let out: &'static Out = Box::leak(Box::new(Out::new(socket)));
-    match load(&hello, &memory, |crumbs| Arc::new(Runner::new(socket, input, out, crumbs, hello.threads))) {
+    let runner = |crumbs| {
+        out.keep_at(crumbs);
+        Arc::new(Runner::new(socket, input, out, crumbs, hello.threads))
+    };
+    match load(&hello, &memory, runner) {
         Ok((instance, runner, manifest)) => {
             drop(memory);
             out.send(Head::of(Kind::Ready), manifest.as_bytes());

@@ -2,10 +2,11 @@
 
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::faults;
-use crate::plugin::frames::Head;
+use crate::plugin::crumbs::Crumbs;
+use crate::plugin::frames::{Head, frame_bytes};
 
 /// Unwritten bytes at which threads wait for the host to read.
 const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -17,6 +18,8 @@ pub(super) struct Out {
     socket: &'static UnixStream,
     state: Mutex<State>,
     written: Condvar,
+    /// Where some of what was put is kept until it is written.
+    keeper: OnceLock<&'static Crumbs>,
 }
 
 #[derive(Default)]
@@ -29,7 +32,12 @@ struct State {
 
 impl Out {
     pub(super) fn new(socket: &'static UnixStream) -> Self {
-        Self { socket, state: Mutex::default(), written: Condvar::new() }
+        Self { socket, state: Mutex::default(), written: Condvar::new(), keeper: OnceLock::new() }
+    }
+
+    /// From now on what is put is kept there, for a host that finds this process ended.
+    pub(super) fn keep_at(&self, crumbs: &'static Crumbs) {
+        let _ = self.keeper.set(crumbs);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -58,6 +66,18 @@ impl Out {
         }
     }
 
+    /// As [`Self::put`], and until it is written it is kept for a host that finds this process ended. Without room for that, it is written when this
+    /// returns.
+    pub(super) fn put_kept(&self, head: Head, payload: &[u8]) {
+        let state = self.add(head, payload);
+        let begin = state.waiting.len() - frame_bytes(payload);
+        let is_kept = self.keeper.get().is_some_and(|keeper| keeper.keep(&state.waiting[begin..]));
+        if !is_kept {
+            drop(state);
+            self.finish();
+        }
+    }
+
     /// Writes what was put.
     pub(super) fn flush(&self) {
         self.write(self.lock());
@@ -79,6 +99,9 @@ impl Out {
             batch.shrink_to(2 * BATCH_BYTES);
             state = self.lock();
             self.written.notify_all();
+        }
+        if let Some(keeper) = self.keeper.get() {
+            keeper.let_go();
         }
         state.spare = batch;
         state.is_writing = false;

@@ -1,16 +1,16 @@
 //! One runner from its first call to its end, and who is to blame for that.
 
 use std::collections::HashMap;
-use std::io;
-use std::os::unix::process::ExitStatusExt as _;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, poll};
 use plugsocket_plugin::call::Status;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::RunnersOptions;
 use super::cgroup::Confined;
+use super::end::{EXIT_GRACE, End, end_process, is_sigkill};
 use super::link::{Event, Link, operation_of};
 use super::speech::Speech;
 use super::start::Started;
@@ -35,10 +36,6 @@ use crate::plugin::{Answer, Call, CallError};
 
 /// Room for one read.
 const READ_BYTES: usize = 16 * 1024;
-/// A process whose socket is closed is waited for so long before it is killed.
-const EXIT_GRACE: Duration = Duration::from_millis(50);
-/// No process does that to itself by mistake: its user does, or the system when memory ends.
-const SIGKILL: i32 = 9;
 /// How often a runner that is to be ended is looked at.
 const DOOM_POLL: Duration = Duration::from_millis(5);
 /// A runner that has not said for so long what became of a cancelled call says nothing any more.
@@ -69,14 +66,6 @@ enum Doom {
     /// Killed then, or as soon as no call is open.
     Until(Instant),
     Now,
-}
-
-/// How the talk with it ended.
-#[derive(Debug, PartialEq, Eq)]
-enum End {
-    Closed,
-    Garbage,
-    Doomed,
 }
 
 /// What its task owns.
@@ -184,12 +173,34 @@ impl Runner {
         self.doom.send_replace(Doom::Now);
     }
 
+    /// Makes a call that comes behind others. Its time begins with the second poll: the first one hands it over, and nobody waits for it before the
+    /// one in front of it has ended.
+    pub(super) async fn run_behind(&self, call: &Call) -> Result<Answer, CallError> {
+        let number = AtomicU64::new(0);
+        let mut made = std::pin::pin!(self.make(call, &number));
+        if let Poll::Ready(result) = poll!(made.as_mut()) {
+            return result?.ok_or(CallError::NotBegun);
+        }
+        let mut is_second = false;
+        std::future::poll_fn(|_| if std::mem::replace(&mut is_second, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+        let deadline = call.timeout.map(|limit| Instant::now() + limit);
+        self.within(deadline, &number, made).await?.ok_or(CallError::NotBegun)
+    }
+
     /// Makes a call. It ends by `deadline`, waiting included. `None` when the runner has left before the call could begin.
     pub(super) async fn run(&self, call: &Call, deadline: Option<Instant>) -> Result<Option<Answer>, CallError> {
         let number = AtomicU64::new(0);
-        let made = self.make(call, &number);
+        let made = std::pin::pin!(self.make(call, &number));
+        self.within(deadline, &number, made).await
+    }
+
+    async fn within(
+        &self,
+        deadline: Option<Instant>,
+        number: &AtomicU64,
+        mut made: Pin<&mut impl Future<Output = Result<Option<Answer>, CallError>>>,
+    ) -> Result<Option<Answer>, CallError> {
         let Some(deadline) = deadline else { return made.await };
-        let mut made = std::pin::pin!(made);
         match time::timeout_at(deadline, made.as_mut()).await {
             Ok(result) => result,
             // While a suspect was alone, or had no place to be: that is nobody's failure.
@@ -287,6 +298,12 @@ impl Runner {
         };
         self.leave();
         let (status, was_killed) = end_process(&mut child, &end).await;
+        if end == End::Doomed {
+            let _ = time::timeout(EXIT_GRACE, &mut read).await;
+        }
+        if end != End::Garbage {
+            self.link.receive_kept(&self.crumbs.kept());
+        }
         let open = self.link.close();
         let is_expected = match *self.doom.borrow() {
             Doom::None => false,
@@ -359,19 +376,4 @@ impl Runner {
             }
         }
     }
-}
-
-fn is_sigkill(status: &ExitStatus) -> bool {
-    status.signal() == Some(SIGKILL)
-}
-
-/// Waits for the process's end, and brings it about where it does not come by itself. Whether it had to be killed for that.
-async fn end_process(child: &mut Child, end: &End) -> (io::Result<ExitStatus>, bool) {
-    if *end == End::Closed
-        && let Ok(status) = time::timeout(EXIT_GRACE, child.wait()).await
-    {
-        return (status, false);
-    }
-    let _ = child.start_kill();
-    (child.wait().await, true)
 }

@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes, BytesMut};
 use plugsocket_plugin::call::{HostOperation, Operation, Status};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::Notify;
 
 use crate::plugin::chain::Last;
-use crate::plugin::frames::{Frame, Head, Kind, PAYLOAD_BYTES_MAX};
+use crate::plugin::crumbs::WORD_BYTES;
+use crate::plugin::frames::{Frame, Head, Kind, PAYLOAD_BYTES_MAX, frame_bytes, take};
 use crate::plugin::pool::CALL_IS_OVER;
 use crate::plugin::{Answer, Call, CallError};
 
@@ -260,6 +261,18 @@ impl Link {
         }
     }
 
+    /// Passes on the answers that a runner could not write any more; those that it did write are known by now.
+    pub(super) fn receive_kept(&self, kept: &[u8]) {
+        let mut kept = BytesMut::from(kept);
+        while let Ok(Some(frame)) = take(&mut kept) {
+            let filled = frame_bytes(&frame.payload).next_multiple_of(WORD_BYTES) - frame_bytes(&frame.payload);
+            kept.advance(filled.min(kept.len()));
+            if frame.kind == Kind::Answer {
+                self.receive(frame);
+            }
+        }
+    }
+
     /// Answers a request of a call.
     pub(super) fn respond(&self, number: u64, request: u64, answer: &Answer) {
         let bytes = answer.bytes.len();
@@ -285,4 +298,42 @@ impl Link {
 /// The operation that a request asks for; `None` when this release does not know it.
 pub(super) fn operation_of(code: u8) -> Option<HostOperation> {
     HostOperation::try_from(u32::from(code)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::plugin::HostSink;
+    use crate::plugin::crumbs::Crumbs;
+
+    struct Silent;
+
+    #[async_trait::async_trait]
+    impl HostSink for Silent {
+        async fn request(&self, _operation: HostOperation, _input: Bytes) -> Answer {
+            Answer::retry("silent")
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_that_a_runner_could_not_write_reach_their_calls() {
+        let link = Link::new();
+        let begin = || link.begin(&Call::new(Operation::Action, "{}", Arc::new(Silent)), 10).unwrap().unwrap();
+        let (first, second) = (begin(), begin());
+        let (crumbs, _memory) = Crumbs::create(1).unwrap();
+        for (number, payload) in [(first.0, "nine byte"), (first.0, "again"), (second.0, "")] {
+            let mut frame = Vec::new();
+            Head::call(Kind::Answer, Status::Done as u8, number).put(&mut frame, payload.as_bytes());
+            assert!(crumbs.keep(&frame));
+        }
+        link.receive_kept(&crumbs.kept());
+        for (pending, payload) in [(first.1, "nine byte"), (second.1, "")] {
+            let Event::Ended(Ok(answer)) = pending.next().await else { panic!("no answer") };
+            assert_eq!((answer.status, &answer.bytes[..]), (Status::Done, payload.as_bytes()));
+        }
+        assert_eq!(link.open(), 0);
+        link.receive_kept(b"garbage that a plugin has left there");
+    }
 }

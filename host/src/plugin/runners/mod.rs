@@ -1,6 +1,7 @@
 //! The host's side of runner processes: starts them, makes calls in them, and puts another one in the place of one that has ended.
 
 mod cgroup;
+mod end;
 mod life;
 mod link;
 mod speech;
@@ -25,7 +26,7 @@ use self::life::Runner;
 use super::blame::RunnerEvent;
 use super::error::PluginError;
 use super::launcher::Launcher;
-use super::{Answer, Call, CallError, Callee, Chained, Retirable};
+use super::{Answer, Call, CallError, Callee, Retirable};
 use crate::config::PluginSettings;
 
 /// What a version's runners load, and how they live.
@@ -126,13 +127,12 @@ impl Shared {
 #[async_trait]
 impl Callee for Runners {
     async fn call(&self, call: Call) -> Result<Answer, CallError> {
+        if let Some(chained) = call.chained.as_ref().filter(|chained| chained.is_behind()) {
+            let bound = self.shared.serving().find(|runner| chained.runner().is_some_and(|bound| runner.is(bound)));
+            return bound.ok_or(CallError::NotBegun)?.run_behind(&call).await;
+        }
         let deadline = call.timeout.map(|limit| Instant::now() + limit);
         loop {
-            let bound = call.chained.as_ref().and_then(Chained::runner);
-            if let Some(bound) = bound {
-                let runner = self.shared.serving().find(|runner| runner.is(bound)).ok_or(CallError::NotBegun)?;
-                return runner.run(&call, deadline).await?.ok_or(CallError::NotBegun);
-            }
             let runner = match (self.shared.best(), deadline) {
                 (Some(runner), _) => runner,
                 (None, None) => self.shared.runner().await?,

@@ -311,6 +311,10 @@ impl Consumer for MemoryConsumer {
         state.partition(receipt).is_some_and(|(partition, entry)| partition.owner == Some(number) && partition.running.contains_key(&entry))
     }
 
+    fn is_in_hand(&self, receipt: &Receipt) -> bool {
+        self.may_start(receipt)
+    }
+
     async fn start_alone(&self, receipt: &Receipt) -> Result<(), QueueError> {
         if let Some((partition, entry)) = self.shared.lock().partition(receipt) {
             *partition.alone.entry(entry).or_insert(0) += 1;

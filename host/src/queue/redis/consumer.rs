@@ -303,6 +303,10 @@ impl Consumer for RedisConsumer {
         self.holdings.may_start(receipt.partition, receipt.entry, receipt.delivery)
     }
 
+    fn is_in_hand(&self, receipt: &Receipt) -> bool {
+        self.holdings.standing(receipt.partition, receipt.entry, receipt.delivery) != Standing::Past
+    }
+
     async fn start_alone(&self, receipt: &Receipt) -> Result<(), QueueError> {
         self.count_alone(receipt, 1).await?;
         self.holdings.mark(receipt.partition, receipt.entry);

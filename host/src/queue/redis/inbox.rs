@@ -24,6 +24,8 @@ use crate::wire::job::{JOB_FIELDS, Job};
 use crate::wire::packed::{JOB_FIELD, put_job};
 
 const LENGTHS_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two questions, whoever doubts their answers.
+const LENGTHS_PAUSE: Duration = Duration::from_millis(20);
 /// Room for what a job has beside its data.
 const JOB_OVERHEAD_BYTES: usize = 160;
 /// Room for what is around a job in its command.
@@ -53,7 +55,7 @@ impl Lengths {
         let partitions = self.partitions.load();
         let Some(length) = partitions.get(partition as usize) else { return true };
         let before = length.counted.fetch_add(1, Ordering::Relaxed);
-        if before == limit || before == length.asked.saturating_add(limit / 2) {
+        if before == limit.max(length.asked) || before == length.asked.saturating_add(limit / 2) {
             self.doubted.notify_one();
         }
         before < limit
@@ -83,6 +85,7 @@ pub(super) async fn watch_lengths(redis: Arc<Redis>) {
         let total: usize = lengths.iter().map(|length| length.asked).sum();
         metrics::gauge!("plugsocket_queue_jobs").set(f64::from(u32::try_from(total).unwrap_or(u32::MAX)));
         redis.lengths.partitions.store(Arc::new(lengths));
+        time::sleep(LENGTHS_PAUSE).await;
     }
 }
 

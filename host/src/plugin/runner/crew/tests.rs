@@ -8,6 +8,7 @@ use std::thread;
 use bytes::Bytes;
 use plugsocket_plugin::call::HostOperation;
 
+use super::super::waiting::QUICK;
 use super::*;
 use crate::plugin::library::Host as _;
 
@@ -51,6 +52,7 @@ fn bench(calls_max: usize, script: impl Fn(&Runner, u64, &[u8]) -> Answer + Send
     let (crumbs, memory) = Crumbs::create(calls_max + 1).unwrap();
     let theirs: &'static Crumbs = Box::leak(Box::new(Crumbs::open(&memory, calls_max + 1).unwrap()));
     let out: &'static Out = Box::leak(Box::new(Out::new(socket)));
+    out.keep_at(theirs);
     let runner = Arc::new(Runner::new(socket, BytesMut::new(), out, theirs, calls_max));
     let (leaving, left) = mpsc::channel();
     let script: Arc<Script> = Arc::new(script);
@@ -318,6 +320,25 @@ fn calls_behind_one_that_is_cancelled_or_hangs_are_given_back() {
     assert_eq!(told, [(Kind::NotBegun, 5), (Kind::Cancelled, 4), (Kind::NotBegun, 3), (Kind::Cancelled, 2)]);
     gate.open();
     assert_eq!(bench.answers(1), [1]);
+}
+
+#[test]
+fn an_answer_that_is_not_written_yet_is_kept_for_a_host_that_finds_its_runner_dead() {
+    let mut bench = bench(2, |runner, _, input| if input == b"look" { done(&runner.crumbs.kept()) } else { done(input) });
+    let mut is_kept = |first: u64| {
+        bench.tell_chain(&[(first, "first"), (first + 1, "look")]);
+        let frames = [bench.hear(), bench.hear()];
+        let look = frames.iter().find(|frame| (frame.kind, frame.number) == (Kind::Answer, first + 1));
+        let kept = look.and_then(|look| take(&mut BytesMut::from(&look.payload[..])).ok().flatten());
+        kept.is_some_and(|kept| (kept.kind, kept.number, &kept.payload[..]) == (Kind::Answer, first, &b"first"[..]))
+    };
+    // When the machine is busy it may have been written before.
+    assert!((1..=100).any(|round| is_kept(2 * round)));
+    let began = Instant::now();
+    while !bench.crumbs.kept().is_empty() {
+        assert!(began.elapsed() < SOON, "kept for ever");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]
