@@ -72,6 +72,7 @@ impl Dispatcher {
             verdict = self.verdict(&mut held, begun, lane) => verdict,
             () = self.cut.cancelled() => None,
         };
+        lane.rest();
         let Some(verdict) = verdict else {
             if self.cut.is_cancelled() {
                 // Those behind it must not be settled: it runs elsewhere, and they after it.
@@ -87,7 +88,6 @@ impl Dispatcher {
             Verdict::Dead { .. } => &self.meters.dead,
         };
         counter.increment(1);
-        lane.rest();
         let receipt = held.taken.receipt;
         if matches!(verdict, Verdict::Done) && self.consumer.try_done(&receipt) {
             return;
