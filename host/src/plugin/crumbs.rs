@@ -82,7 +82,7 @@ impl Crumbs {
         Some(unsafe { &*self.base.as_ptr().add(index * SLOT_BYTES + word * WORD_BYTES).cast::<AtomicU64>() })
     }
 
-    /// The words for kept answers: how many bytes there are, then the bytes.
+    /// The words for kept answers: how many of them are in use, then these.
     fn kept_word(&self, word: usize) -> Option<&AtomicU64> {
         if word > KEPT_BYTES / WORD_BYTES {
             return None;

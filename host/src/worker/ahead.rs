@@ -19,7 +19,7 @@ use crate::plugin::{Answer, CallError, Chain, LiveVersion};
 const CHAIN_MAX: usize = 32;
 /// Most bytes of data that one with others behind it brings along: what is large gains nothing by company.
 const CHAIN_BYTES_MAX: usize = 64 * 1024;
-/// No call with less time goes along with others: the time of all of them begins at once.
+/// No call with less time goes along with others: the deadline that a plugin is told of is set when all of them are handed over.
 const CHAIN_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// A job that has been taken out of its lane behind others.

@@ -24,7 +24,7 @@ pub(super) struct Gates {
 }
 
 /// How many may be behind a gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Widths {
     pub(super) calls: usize,
     /// While calls are quick.
@@ -35,7 +35,6 @@ pub(super) struct Widths {
 
 /// A way through for so many at once.
 pub(super) struct Gate {
-    widths: Widths,
     width: usize,
     /// How many more may pass while calls are quick.
     ahead: usize,
@@ -47,6 +46,8 @@ pub(super) struct Gate {
     owed: AtomicUsize,
     /// Those behind it that occupy a slot.
     occupying: AtomicUsize,
+    /// How many may go to the plugin behind others.
+    follow_max: usize,
     /// Places left for calls that go to the plugin behind others, of which one runs at a time.
     follow: AtomicUsize,
 }
@@ -70,15 +71,17 @@ pub(super) struct Passed {
 impl Gates {
     /// The gate of `name`; a new one when its widths have been changed.
     pub(super) fn of(&self, name: &str, widths: Widths) -> Arc<Gate> {
+        let width = widths.calls.clamp(1, Semaphore::MAX_PERMITS / 2);
+        let ahead = widths.quick.min(Semaphore::MAX_PERMITS / 2).saturating_sub(width);
+        let wanted = (width, ahead, widths.follow);
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(gate) = gates.get(name).filter(|gate| gate.widths == widths) {
+        if let Some(gate) = gates.get(name).filter(|gate| (gate.width, gate.ahead, gate.follow_max) == wanted) {
             return Arc::clone(gate);
         }
-        let width = widths.calls.clamp(1, Semaphore::MAX_PERMITS / 2);
         let gate = Arc::new(Gate {
-            widths,
             width,
-            ahead: widths.quick.min(Semaphore::MAX_PERMITS / 2).saturating_sub(width),
+            ahead,
+            follow_max: widths.follow,
             semaphore: Arc::new(Semaphore::new(width)),
             average_ns: AtomicU64::new(nanoseconds(QUICK)),
             is_quick: AtomicBool::new(false),
@@ -117,7 +120,7 @@ impl Gate {
 
     /// Notes how long a call took.
     pub(super) fn note(&self, took: Duration) {
-        if self.ahead == 0 && self.widths.follow == 0 {
+        if self.ahead == 0 && self.follow_max == 0 {
             return;
         }
         let before = self.average_ns.load(Ordering::Relaxed);
@@ -262,6 +265,6 @@ mod tests {
         let gate = gates.of("chat", widths(4, 4));
         (0..100).for_each(|_| gate.note(Duration::ZERO));
         assert_eq!(fill(&gate).len(), 4);
-        assert!(Arc::ptr_eq(&gate, &gates.of("chat", widths(4, 4))) && !Arc::ptr_eq(&gate, &gates.of("chat", widths(5, 5))));
+        assert!(Arc::ptr_eq(&gate, &gates.of("chat", widths(4, 1))) && !Arc::ptr_eq(&gate, &gates.of("chat", widths(5, 4))));
     }
 }
