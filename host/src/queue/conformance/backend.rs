@@ -139,6 +139,14 @@ pub(super) fn options() -> QueueOptions {
 }
 
 impl Backend {
+    /// Another queue of the same kind, on the same server where there is one.
+    pub(super) fn beside(&self, options: QueueOptions) -> Self {
+        match &self.server {
+            Some(server) => Self::on(Arc::clone(server), options),
+            None => Self::in_memory(options),
+        }
+    }
+
     pub(super) fn open(kind: Kind) -> Self {
         match kind {
             Kind::Redis => Self::on(shared_server(), options()),

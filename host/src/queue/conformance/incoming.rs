@@ -276,10 +276,7 @@ async fn a_full_partition_refuses(backend: Backend) {
     // 100 000 jobs would be slow; the limit itself is what is tried, with a queue of its own.
     let mut options = super::backend::options();
     options.partition_jobs_max = 5;
-    let small = match &backend.server {
-        Some(server) => Backend::on(Arc::clone(server), options),
-        None => Backend::in_memory(options),
-    };
+    let small = backend.beside(options);
     let session = session(&NodeId::random().unwrap());
     let started = Instant::now();
     for sequence in 1.. {

@@ -47,10 +47,7 @@ async fn leaving_does_not_wait_for_jobs_that_are_not_finished(backend: Backend) 
 async fn a_partition_whose_jobs_are_settled_is_never_full(backend: Backend) {
     const LIMIT: usize = 400;
     let options = crate::queue::QueueOptions { partition_jobs_max: LIMIT, ..options() };
-    let backend = match &backend.server {
-        Some(server) => Backend::on(Arc::clone(server), options),
-        None => Backend::in_memory(options),
-    };
+    let backend = backend.beside(options);
     let consumer = backend.consumer().await;
     let session = session(&NodeId::random().unwrap());
     // Long enough for lengths to be asked for, and to be counted up from.
