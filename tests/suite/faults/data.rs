@@ -19,8 +19,8 @@ async fn a_partition_of_the_wrong_type_hurts_no_other_and_heals() {
         App::start_on(Redis::start(), 1, 1, |config| sequence::with_tracer(config).with("queue_options.partitions", i64::from(PARTITIONS)));
     let running = load(&app, |plan| plan.interval *= 2).await;
     let key = "ps:{plugsocket:p3}:in";
-    let broken = Instant::now();
     app.redis.cli(&["SET", key, "x"]);
+    let broken = Instant::now(); // After it: what is sent while the tool starts may still be stored, and thrown away.
     running.go_on(STEADY / 2).await;
     assert!(running.refused() > 10, "its clients are told");
     app.workers[0].wait_line(&format!("DEL '{key}'"), PATIENCE);
