@@ -12,7 +12,11 @@ use super::redis_only::take_through;
 use crate::queue::{Consumer, Receipt, Stored, Verdict};
 use crate::wire::ids::{NodeId, SessionId};
 
-on_both!(leaving_does_not_wait_for_jobs_that_are_not_finished, a_partition_whose_jobs_are_settled_is_never_full);
+on_both!(
+    leaving_does_not_wait_for_jobs_that_are_not_finished,
+    a_partition_whose_jobs_are_settled_is_never_full,
+    partitions_that_are_never_empty_take_turns,
+);
 
 /// Far less than any wait for what never comes.
 const SOON: Duration = Duration::from_secs(5);
@@ -61,6 +65,24 @@ async fn a_partition_whose_jobs_are_settled_is_never_full(backend: Backend) {
             consumer.settle(taken.receipt, Verdict::Done).await.unwrap();
         }
     }
+}
+
+async fn partitions_that_are_never_empty_take_turns(backend: Backend) {
+    const TAKE: u64 = 10;
+    const TAKES: u64 = 40;
+    let consumer = backend.consumer().await;
+    let sessions = apart(&backend);
+    for (session, sequence) in sessions.iter().flat_map(|session| (1..=TAKES * TAKE).map(move |sequence| (session, sequence))) {
+        assert_eq!(backend.offer(job(session, sequence)).await, Stored::Yes);
+    }
+    let mut had = [0; 2];
+    for _ in 0..TAKES {
+        for taken in consumer.take(TAKE as usize).await.unwrap() {
+            had[usize::from(taken.job.session == sessions[1])] += 1;
+            consumer.settle(taken.receipt, Verdict::Done).await.unwrap();
+        }
+    }
+    assert!(had.iter().all(|jobs| *jobs > TAKES * TAKE / 4), "{had:?}");
 }
 
 #[test]

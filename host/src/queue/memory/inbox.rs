@@ -39,6 +39,8 @@ struct State {
     consumers: Vec<u64>,
     /// Names entries, scheduled jobs and consumers.
     next: u64,
+    /// The partition that the last take ended with.
+    served: usize,
 }
 
 /// The incoming half.
@@ -119,9 +121,15 @@ impl State {
         owned.into_iter().map(|(index, _)| index).collect()
     }
 
+    /// Begins behind the partition that the last take ended with: those that are never empty take turns.
     fn take(&mut self, consumer: u64, max: usize, held_max: usize) -> Vec<Taken> {
         let mut taken = Vec::new();
-        for index in self.readable(consumer) {
+        let mut partitions = self.readable(consumer);
+        partitions.sort_by_key(|index| (*index <= self.served, *index));
+        for index in partitions {
+            if taken.len() == max {
+                break;
+            }
             let Some(partition) = self.partitions.get_mut(index) else { continue };
             while taken.len() < max && partition.running.len() < held_max {
                 let Some((number, job, ends)) = partition.waiting.pop_front() else { break };
@@ -136,6 +144,7 @@ impl State {
                 // As in Redis: once may be anybody's end, what was in hand at two in a row is looked at one by one.
                 let suspect = crashes > 0 || ends > 1;
                 taken.push(Taken { job, receipt, suspect, crashes });
+                self.served = index;
             }
         }
         taken
@@ -199,7 +208,7 @@ impl MemoryInbox {
     pub(super) fn new(options: &QueueOptions) -> Self {
         let partitions = (0..options.partitions.max(1)).map(|_| Partition::default()).collect();
         Self(Arc::new(Shared {
-            state: Mutex::new(State { partitions, waiting_bytes: 0, later: BTreeMap::new(), consumers: Vec::new(), next: 0 }),
+            state: Mutex::new(State { partitions, waiting_bytes: 0, later: BTreeMap::new(), consumers: Vec::new(), next: 0, served: 0 }),
             changed: Notify::new(),
             partition_jobs_max: options.partition_jobs_max.max(1),
             partition_held_max: options.partition_held_max.max(1),
