@@ -16,7 +16,7 @@ use crate::harness::client::Client;
 use crate::harness::config::Config;
 use crate::harness::process::Process;
 use crate::harness::redis::Redis;
-use crate::harness::{PATIENCE, START_PATIENCE, http, plugin, procfs};
+use crate::harness::{PATIENCE, START_PATIENCE, http, plugin, procfs, uninterrupted};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_plugsocket-server");
 const DEV: &str = env!("CARGO_BIN_EXE_plugsocket");
@@ -165,7 +165,7 @@ fn the_ops_socket_may_be_passed_too() {
 fn wait_told(manager: &UnixDatagram, line: &str) -> String {
     let mut bytes = [0; 4096];
     loop {
-        let length = manager.recv(&mut bytes).unwrap_or_else(|error| panic!("not told {line}: {error}"));
+        let length = uninterrupted(|| manager.recv(&mut bytes)).unwrap_or_else(|error| panic!("not told {line}: {error}"));
         let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
         if text.lines().any(|told| told == line) {
             return text;

@@ -184,7 +184,7 @@ impl Raw {
 
     fn fill(&mut self) -> bool {
         let mut bytes = [0; 64 * 1024];
-        match self.stream.read(&mut bytes) {
+        match super::uninterrupted(|| self.stream.read(&mut bytes)) {
             Ok(count) => {
                 self.unread.extend(&bytes[..count]);
                 count > 0

@@ -18,6 +18,7 @@ pub mod report;
 pub mod sequence;
 pub mod tool;
 
+use std::io;
 use std::time::Duration;
 
 /// The default end of a wait: far more than anything takes, so that only a defect reaches it on a slow machine.
@@ -34,6 +35,16 @@ pub fn load_seconds() -> Duration {
 /// A number in the environment of the tests.
 pub fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
+}
+
+/// Reads again after an interruption: sockets with a timeout report one when the machine was stopped and goes on.
+pub fn uninterrupted<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 /// Waits until `condition` holds, looking again every few milliseconds.
